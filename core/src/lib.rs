@@ -1,0 +1,26 @@
+//! The Quorate HSM module: the only room where a secret exists in the clear.
+//!
+//! Map: `memory` (locked arena) · `encoding` (canonical CBOR) · `ids`, `error` (values every room
+//! shares) · `sharing/` (pure arithmetic) · `seal/` (HPKE, statements, fleet messages) · `vault/`
+//! (sealed store, key slots, roots) · `keys/` (export tokens, ciphertext blobs, request signatures) ·
+//! `module/` (commands, sessions, limits, leases) · `python` (the only file that knows `PyO3`).
+//!
+//! Not here: sockets, orchestration, anything that prints. No command returns a private key, a fleet
+//! key, a shard, a domain key or a backing key.
+
+pub mod clock;
+pub mod encoding;
+pub mod error;
+pub mod ids;
+pub mod keys;
+pub mod memory;
+pub mod module;
+pub mod rng;
+pub mod seal;
+pub mod sharing;
+pub mod vault;
+
+mod python;
+
+#[global_allocator]
+static ALLOCATOR: memory::ZeroizingAllocator = memory::ZeroizingAllocator;
