@@ -1,0 +1,432 @@
+//! Every statement of the protocol, with its label: what is signed, by whom, and what it names.
+//! `docs/protocol.cddl` describes the same structures for readers outside the core.
+//!
+//! Not here: checks beyond an encoding's own (those are the commands'), transport, secrets in the clear.
+
+use minicbor::{Decoder, Encoder};
+
+use crate::encoding::{Bytes, View, Wire};
+use crate::error::{Code, Result, fail};
+use crate::ids::{DomainId, Epoch, FleetId, Hash, NodeId, SessionId, ShareIndex};
+use crate::seal::hpke::KemPublic;
+use crate::seal::signing::VerifyKey;
+use crate::sharing::Commitments;
+use crate::{record, statement};
+
+macro_rules! words {
+    ($(#[$m:meta])* $name:ident { $($variant:ident = $text:literal),+ $(,)? }) => {
+        $(#[$m])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum $name { $($variant),+ }
+
+        impl $name {
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $text),+ }
+            }
+
+            /// # Errors
+            /// `bad_encoding` for any other word.
+            pub fn parse(text: &str) -> Result<Self> {
+                match text {
+                    $($text => Ok(Self::$variant),)+
+                    other => fail(Code::BadEncoding, format!("{other:?} is not a {}", stringify!($name))),
+                }
+            }
+        }
+
+        impl Wire for $name {
+            fn put(&self, to: &mut Encoder<Vec<u8>>) { self.as_str().to_owned().put(to); }
+            fn get(from: &mut Decoder<'_>) -> Result<Self> { Self::parse(&String::get(from)?) }
+            fn view(&self) -> View { View::Text(self.as_str().to_owned()) }
+        }
+    };
+}
+
+words!(
+    /// What a module may do in its fleet.
+    Role { Hub = "hub", Holder = "holder", Backup = "backup", Recovery = "recovery" }
+);
+words!(
+    /// Whether a roster entry counts.
+    Standing { Active = "active", Retired = "retired" }
+);
+words!(
+    /// What a session gives: the domain key under a lease, or partial evaluations.
+    Mode { Reconstruct = "reconstruct", Threshold = "threshold" }
+);
+words!(
+    /// Who deals when a domain is created.
+    DealerKind { Hub = "hub", Members = "members" }
+);
+words!(
+    /// Why an epoch is made.
+    Purpose { Create = "create", Refresh = "refresh", Reshare = "reshare", Repair = "repair", Restore = "restore" }
+);
+words!(
+    /// How a session ended, in its requester's words.
+    Outcome { Combined = "combined", Refused = "refused", Expired = "expired" }
+);
+words!(
+    /// A KMS key's state.
+    KeyState {
+        Enabled = "enabled", Disabled = "disabled", PendingDeletion = "pending-deletion", Deleted = "deleted",
+    }
+);
+words!(
+    /// What an access key may do: `user` works with keys, `admin` manages them too.
+    AccessRole { Admin = "admin", User = "user" }
+);
+
+statement! {
+    /// What a fleet is called and where it stands; operator-signed once, at `fleet init`.
+    pub struct FleetInfo = "quorate/v1/fleet/info" {
+        pub fleet: FleetId,
+        pub operator: VerifyKey,
+        pub region: String,
+        pub account: String,
+        /// SHA-256 of the operator's TLS root certificate (DER).
+        pub tls_root: Hash,
+    }
+}
+
+statement! {
+    /// One module's place in the fleet; operator-signed. Names and keys are never used twice.
+    pub struct Entry = "quorate/v1/roster/entry" {
+        pub fleet: FleetId,
+        pub name: NodeId,
+        pub version: u64,
+        pub parent: Hash,
+        pub role: Role,
+        pub standing: Standing,
+        pub zone: String,
+        pub root: String,
+        pub address: String,
+        pub sign: VerifyKey,
+        pub kem: KemPublic,
+        /// SubjectPublicKeyInfo (DER) of the module's TLS certifying key.
+        pub tls: Bytes,
+    }
+}
+
+statement! {
+    /// The fleet's modules at one version; signed by the hub that it lists.
+    pub struct Roster = "quorate/v1/roster/roster" {
+        pub fleet: FleetId,
+        pub version: u64,
+        pub parent: Hash,
+        /// Operator-signed [`Entry`] statements.
+        pub entries: Vec<Bytes>,
+    }
+}
+
+statement! {
+    /// Leave for one new module to ask for a place; operator-signed, used once.
+    pub struct Token = "quorate/v1/enrol/token" {
+        pub fleet: FleetId,
+        pub id: [u8; 16],
+        pub name: NodeId,
+        pub role: Role,
+        pub zone: String,
+        /// Binds the token to one module's key when the operator knows it beforehand.
+        pub fingerprint: Option<Hash>,
+        /// SHA-256 of the secret that the invitation carries.
+        pub secret_hash: Hash,
+        /// Unix seconds.
+        pub expires: u64,
+        /// `host:port` of the hub's enrolment door.
+        pub enrol_address: String,
+    }
+}
+
+record! {
+    /// What an operator hands to a new node: the token, its secret, and whom to trust.
+    pub struct Invitation {
+        pub token: Bytes,
+        pub secret: [u8; 32],
+        pub operator: VerifyKey,
+        /// The operator's TLS root certificate (DER).
+        pub tls_root: Bytes,
+    }
+}
+
+statement! {
+    /// A new module asks for its place; signed by the key that it names.
+    pub struct EnrolRequest = "quorate/v1/enrol/request" {
+        pub fleet: FleetId,
+        pub token_id: [u8; 16],
+        pub token_secret: [u8; 32],
+        pub name: NodeId,
+        pub role: Role,
+        pub zone: String,
+        pub root: String,
+        pub address: String,
+        pub sign: VerifyKey,
+        pub kem: KemPublic,
+        pub tls: Bytes,
+    }
+}
+
+statement! {
+    /// A fleet key, sealed to one module's long-term KEM key; the one message outside the fleet layer.
+    pub struct Rekey = "quorate/v1/fleet/rekey" {
+        pub fleet: FleetId,
+        pub fleet_epoch: u64,
+        pub recipient: NodeId,
+        pub sealed: Bytes,
+    }
+}
+
+record! {
+    /// A node that may hold indices of a domain, and in which role.
+    pub struct Allowed { pub node: NodeId, pub role: Role }
+}
+
+record! {
+    /// What a module lets one shard and one lease do.
+    pub struct Limits {
+        /// Answers that one shard gives in one epoch.
+        pub uses_per_epoch: u64,
+        /// Answers per second, sustained, and at once.
+        pub rate_per_second: u32,
+        pub burst: u32,
+        pub lease_seconds: u32,
+        /// KMS operations under one lease.
+        pub lease_uses: u32,
+    }
+}
+
+statement! {
+    /// What a domain may become; operator-signed. A hub acts inside it, never beyond.
+    pub struct Charter = "quorate/v1/domain/charter" {
+        pub fleet: FleetId,
+        pub domain: DomainId,
+        pub version: u64,
+        pub parent: Hash,
+        pub allowed: Vec<Allowed>,
+        pub threshold_floor: u8,
+        pub mode: Mode,
+        pub dealer: DealerKind,
+        /// The root every holder must have, or `any`.
+        pub root_rule: String,
+        pub limits: Limits,
+    }
+}
+
+record! {
+    /// One index of a committee.
+    pub struct Seat { pub index: ShareIndex, pub node: NodeId, pub role: Role }
+}
+
+record! {
+    /// One dealer of a plan; `index` is the old index whose share it deals, none at creation.
+    pub struct Dealer { pub node: NodeId, pub index: Option<ShareIndex> }
+}
+
+statement! {
+    /// One attempt at an epoch; hub-signed.
+    pub struct Plan = "quorate/v1/epoch/plan" {
+        pub fleet: FleetId,
+        pub domain: DomainId,
+        pub charter: Hash,
+        pub purpose: Purpose,
+        pub from_epoch: Epoch,
+        pub to_epoch: Epoch,
+        pub mode: Mode,
+        pub threshold: u8,
+        pub margin: u8,
+        pub dealers: Vec<Dealer>,
+        pub committee: Vec<Seat>,
+    }
+}
+
+statement! {
+    /// A recipient's KEM key for one index of one plan.
+    pub struct PlanKey = "quorate/v1/epoch/plan-key" {
+        pub fleet: FleetId,
+        pub domain: DomainId,
+        pub plan: Hash,
+        pub index: ShareIndex,
+        pub kem: KemPublic,
+    }
+}
+
+statement! {
+    /// One dealer's polynomial, public part; `sealed` hashes the sealed sub-shares in committee order.
+    pub struct Dealing = "quorate/v1/epoch/dealing" {
+        pub fleet: FleetId,
+        pub domain: DomainId,
+        pub to_epoch: Epoch,
+        pub plan: Hash,
+        pub index: Option<ShareIndex>,
+        pub commitments: Commitments,
+        pub sealed: Vec<Hash>,
+    }
+}
+
+statement! {
+    /// The epoch that a plan came to; hub-signed. Its hash names the epoch from here on.
+    pub struct Configuration = "quorate/v1/epoch/configuration" {
+        pub fleet: FleetId,
+        pub domain: DomainId,
+        pub epoch: Epoch,
+        /// The [`Plan`] statement, as signed.
+        pub plan: Bytes,
+        /// Hashes of the [`Dealing`] statements, in the plan's order of dealers.
+        pub dealings: Vec<Hash>,
+        /// Commitments of the assembled sharing, constant term first.
+        pub commitments: Commitments,
+    }
+}
+
+statement! {
+    /// Receipt: the new shard of this index lies durably beside the old one.
+    pub struct Prepared = "quorate/v1/epoch/prepared" {
+        pub fleet: FleetId,
+        pub domain: DomainId,
+        pub epoch: Epoch,
+        pub configuration: Hash,
+        pub index: ShareIndex,
+    }
+}
+
+statement! {
+    /// Receipt: the epoch is current for this index; no older share leaves the module.
+    pub struct Activated = "quorate/v1/epoch/activated" {
+        pub fleet: FleetId,
+        pub domain: DomainId,
+        pub epoch: Epoch,
+        pub configuration: Hash,
+        pub index: ShareIndex,
+    }
+}
+
+statement! {
+    /// A module asks for a session; the KEM key is made for this session alone.
+    pub struct SessionRequest = "quorate/v1/session/request" {
+        pub fleet: FleetId,
+        pub session: SessionId,
+        pub domain: DomainId,
+        pub epoch: Epoch,
+        pub configuration: Hash,
+        pub purpose: String,
+        pub inputs: Vec<Hash>,
+        pub kem: KemPublic,
+    }
+}
+
+record! {
+    /// One shard that a grant calls on, with its fencing number under the grant's term.
+    pub struct Called { pub index: ShareIndex, pub node: NodeId, pub fence: u64 }
+}
+
+statement! {
+    /// The hub calls a quorum; carries the requester's own signed request, so it cannot be redirected.
+    pub struct Grant = "quorate/v1/session/grant" {
+        pub fleet: FleetId,
+        pub term: u64,
+        /// The [`SessionRequest`] statement, as signed.
+        pub request: Bytes,
+        pub called: Vec<Called>,
+    }
+}
+
+statement! {
+    /// A holder's shard for one session, sealed to the session's key.
+    pub struct Answer = "quorate/v1/session/answer" {
+        pub fleet: FleetId,
+        pub session: SessionId,
+        pub request: Hash,
+        pub domain: DomainId,
+        pub epoch: Epoch,
+        pub configuration: Hash,
+        pub index: ShareIndex,
+        pub term: u64,
+        pub fence: u64,
+        /// The shard's use counter, this use included.
+        pub uses: u64,
+        pub sealed: Bytes,
+    }
+}
+
+statement! {
+    /// A holder's refusal, with the highest fence that it saw (so that a hub restored from an old copy
+    /// can jump ahead for this shard).
+    pub struct Refusal = "quorate/v1/session/refusal" {
+        pub fleet: FleetId,
+        pub session: SessionId,
+        pub domain: DomainId,
+        pub index: ShareIndex,
+        pub reason: String,
+        pub term: u64,
+        pub fence: u64,
+    }
+}
+
+statement! {
+    /// The requester's last word on a session; frees the holders' slots.
+    pub struct Closed = "quorate/v1/session/closed" {
+        pub fleet: FleetId,
+        pub session: SessionId,
+        pub domain: DomainId,
+        pub outcome: Outcome,
+        /// Indices whose answers did not open their commitment.
+        pub culprits: Vec<ShareIndex>,
+    }
+}
+
+record! {
+    pub struct Tag { pub key: String, pub value: String }
+}
+
+statement! {
+    /// A KMS key: its public state, and its material as an export token. Signed by the module that made
+    /// this version.
+    pub struct KeyRecord = "quorate/v1/record/key" {
+        pub fleet: FleetId,
+        pub key_id: [u8; 16],
+        pub version: u64,
+        pub parent: Hash,
+        pub domain: DomainId,
+        pub state: KeyState,
+        pub description: String,
+        pub tags: Vec<Tag>,
+        /// Unix milliseconds.
+        pub created: u64,
+        /// Unix milliseconds; set while deletion is pending.
+        pub deletion: Option<u64>,
+        pub key_version: u32,
+        /// None once the key is deleted.
+        pub token: Option<Bytes>,
+    }
+}
+
+statement! {
+    /// An alias; no target once deleted.
+    pub struct AliasRecord = "quorate/v1/record/alias" {
+        pub fleet: FleetId,
+        pub alias: String,
+        pub version: u64,
+        pub parent: Hash,
+        pub target: Option<[u8; 16]>,
+        /// Unix milliseconds.
+        pub created: u64,
+        pub updated: u64,
+    }
+}
+
+statement! {
+    /// An access key; operator-signed. The secret lies sealed under the fleet key.
+    pub struct AccessKey = "quorate/v1/access/key" {
+        pub fleet: FleetId,
+        pub access_key_id: String,
+        pub version: u64,
+        pub parent: Hash,
+        pub user: String,
+        pub role: AccessRole,
+        pub enabled: bool,
+        /// Unix milliseconds.
+        pub created: u64,
+        pub sealed: Bytes,
+    }
+}

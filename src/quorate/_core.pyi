@@ -1,0 +1,245 @@
+"""Types of the compiled core (`core/src/python.rs`): opaque handles out, sealed bytes in.
+
+Statements, records and messages are `bytes` exactly as they were signed. A *view* is a plain dict of a
+statement's public fields (names as in `docs/protocol.cddl`), with `label`, `signer` and `hash` added;
+identifiers of bytes stay bytes, names are `str`. Every failed check raises `CoreError`.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, final
+
+type View = dict[str, Any]
+
+class CoreError(Exception):
+    code: str
+    message: str
+    culprits: list[str]
+
+def build_info() -> dict[str, Any]:
+    """`version` (str), `testing` (bool)."""
+
+def harden_process() -> None:
+    """No core dumps, not dumpable, secrets' memory locked. Raises `CoreError` (`memory_lock`)."""
+
+def encode(value: object) -> bytes:
+    """Canonical CBOR of None, bool, int ≥ 0, bytes, str and lists of these."""
+
+def decode(data: bytes) -> Any:
+    """The strict inverse of `encode`. Raises `CoreError` (`bad_encoding`, `too_large`)."""
+
+def view(statement: bytes) -> View:
+    """A statement's public view; its signature is NOT checked here."""
+
+def view_approved(statement: bytes) -> View:
+    """The same for an operator-signed statement."""
+
+def view_invitation(invitation: str) -> View:
+    """`token` (a view of it), `operator` (key), `tls_root` (DER); the secret is left out."""
+
+def write_tls_key(path: Path) -> bytes:
+    """Makes a P-256 TLS key in a PEM file of mode 0600; returns its SubjectPublicKeyInfo (DER)."""
+
+@final
+class Operator:
+    """The operator key: signs what a hub must not decide alone. Lives with the CLI only."""
+
+    @staticmethod
+    def create(path: Path, *, region: str, account: str, passphrase: bytes | None = None) -> Operator:
+        """Makes the key (and the fleet's id) in directory `path`. Raises if one is there already."""
+    @staticmethod
+    def open(path: Path, *, passphrase: bytes | None = None) -> Operator: ...
+    @property
+    def fleet(self) -> bytes: ...
+    @property
+    def public_key(self) -> bytes: ...
+    @property
+    def tls_root(self) -> bytes:
+        """The operator's TLS root certificate (DER)."""
+    @property
+    def fleet_info(self) -> bytes:
+        """The operator-signed `FleetInfo`."""
+    def invite(
+        self, *, name: str, role: str, zone: str, enrol_address: str, expires: int, fingerprint: bytes | None = None
+    ) -> tuple[bytes, str]:
+        """(the signed token for the hub, the invitation text for the node)."""
+    def approve_entry(self, request: bytes, *, not_before: int) -> tuple[bytes, bytes]:
+        """Signs a roster entry for a verified `EnrolRequest`: (entry, module's TLS CA certificate, DER)."""
+    def charter(
+        self,
+        *,
+        domain: str,
+        allowed: Sequence[tuple[str, str]],
+        threshold_floor: int,
+        mode: str,
+        dealer: str,
+        root_rule: str = "any",
+        uses_per_epoch: int,
+        rate_per_second: int,
+        burst: int,
+        lease_seconds: int,
+        lease_uses: int,
+        parent: bytes | None = None,
+    ) -> bytes: ...
+    def new_access_secret(self, hub_entry: bytes) -> tuple[str, str, bytes]:
+        """(access key id, secret access key, the secret sealed to the hub's module)."""
+    def access_key(
+        self,
+        *,
+        access_key_id: str,
+        user: str,
+        role: str,
+        enabled: bool,
+        created: int,
+        sealed: bytes,
+        parent: bytes | None = None,
+    ) -> bytes: ...
+
+@final
+class Module:
+    """One HSM module: an identity, a sealed vault and a fixed command set."""
+
+    @staticmethod
+    def create(path: Path, name: str, *, passphrase: bytes | None = None) -> Module: ...
+    @staticmethod
+    def open(path: Path, *, passphrase: bytes | None = None) -> Module: ...
+    def close(self) -> None:
+        """Erases every lease, session and key in memory, and releases the vault."""
+    @property
+    def name(self) -> str: ...
+    @property
+    def fleet(self) -> bytes | None: ...
+    @property
+    def role(self) -> str | None:
+        """From the roster; None before enrolment."""
+    @property
+    def boot(self) -> int: ...
+    @property
+    def generation(self) -> int: ...
+    @property
+    def fingerprint(self) -> bytes:
+        """SHA-256 over the module's public keys; what an operator compares."""
+    @property
+    def failed(self) -> bool:
+        """True after a failed write or fsync: the process must stop."""
+
+    # --- enrolment, roster, fleet key
+    def pin(self, fleet_info: bytes, operator: bytes) -> None: ...
+    def enrol_request_hub(self, *, zone: str, address: str) -> bytes: ...
+    def enrol_request(self, invitation: str, *, address: str) -> bytes:
+        """Pins the invitation's operator key and fleet, and asks for the place that its token names."""
+    def tls_spki(self) -> bytes: ...
+    def certify_tls(
+        self, spki: bytes, ca: bytes, *, names: Sequence[str], not_before: int, not_after: int
+    ) -> bytes:
+        """A TLS leaf certificate (DER) for `spki` (DNS names and IP addresses), signed by this module's CA."""
+    def install_roster(self, roster: bytes) -> View:
+        """Verifies (operator-signed entries, hub's signature, version above or equal), stores durably."""
+    def roster(self) -> bytes | None: ...
+    def entries(self) -> list[View]:
+        """Views of the roster's entries, active and retired."""
+    def accept_rekey(self, rekey: bytes) -> int:
+        """Opens and stores a fleet key; returns its fleet epoch."""
+
+    # --- fleet messages
+    def seal(self, to: str, kind: str, body: bytes) -> bytes: ...
+    def open_message(self, message: bytes) -> tuple[str, str, bytes]:
+        """(sender, kind, body). Raises with a named reason for what is not for us, seen, or not verified."""
+    def verify(self, statement: bytes) -> View:
+        """A statement's view, its signature checked against the roster."""
+
+    # --- hub only
+    def found_fleet(self, entry: bytes) -> bytes:
+        """Makes the fleet key (fleet epoch 1) and roster 1 with the hub's own entry; returns the roster."""
+    def check_enrolment(self, request: bytes, token: bytes, *, now: int) -> View:
+        """Verifies request against token and roster (keys fresh, names fresh, secret right, not expired)."""
+    def admit(self, entry: bytes) -> bytes:
+        """A new roster version with this entry added or replaced (same name, next version)."""
+    def rekey_for(self, node: str) -> bytes: ...
+    def plan(
+        self,
+        *,
+        charter: bytes,
+        purpose: str,
+        from_epoch: int,
+        to_epoch: int,
+        threshold: int,
+        margin: int,
+        dealers: Sequence[tuple[str, int | None]],
+        committee: Sequence[tuple[int, str, str]],
+    ) -> bytes: ...
+    def configure(self, plan: bytes, dealings: Sequence[bytes]) -> bytes: ...
+    def grant(self, request: bytes, *, term: int, called: Sequence[tuple[int, str, int]]) -> bytes: ...
+    def reseal_access_secret(self, access_key_id: str, sealed: bytes) -> bytes: ...
+
+    # --- epochs
+    def accept_plan(self, plan: bytes, charter: bytes) -> list[bytes]:
+        """Burns the plan's number durably, makes plan-bound KEM keys; returns a `PlanKey` for each own index."""
+    def deal(self, plan: bytes, plan_keys: Sequence[bytes]) -> tuple[bytes, list[bytes]]:
+        """(the `Dealing`, the sealed sub-shares in committee order); one `PlanKey` for each index."""
+    def prepare(
+        self, configuration: bytes, dealings: Sequence[bytes], sealed: Sequence[tuple[int, int, bytes]]
+    ) -> list[bytes]:
+        """Verifies, assembles, stores; `sealed`: (own index, position of the dealer, sub-share). `Prepared` receipts."""
+    def activate(self, configuration: bytes, receipts: Sequence[bytes]) -> list[bytes]:
+        """Checks the commit certificate, makes the pending epoch current. `Activated` receipts."""
+    def abort_plan(self, plan_hash: bytes) -> None:
+        """Erases the plan's KEM keys and what was pending for it."""
+    def epochs(self) -> list[View]:
+        """domain, epoch, configuration (hash), state (`pending`|`current`), indices, threshold."""
+    def configuration(self, domain: str) -> bytes | None:
+        """The current epoch's `Configuration` statement."""
+
+    # --- sessions
+    def open_session(self, domain: str) -> tuple[bytes, bytes]:
+        """(session id, `SessionRequest`)."""
+    def answer(self, grant: bytes) -> list[tuple[Literal["answer", "refusal"], bytes]]:
+        """For each own index that the grant calls: the sealed shard (counted durably first), or a refusal."""
+    def receive(self, answer: bytes) -> View:
+        """state (`collecting`|`combined`), have, need, culprits (list of (index, node)), closed (bytes|None).
+
+        `combined`: the domain is under a lease now, and `closed` is to be sent to hub and holders."""
+    def abandon(self, session: bytes, outcome: str) -> bytes:
+        """Forgets the session; returns its `Closed`."""
+    def close_session(self, closed: bytes) -> None:
+        """Frees the slots that the session held here."""
+    def lease(self, domain: str) -> View | None:
+        """seconds_left (float), uses_left, seconds, uses."""
+    def lock(self, domain: str) -> bool:
+        """Drops the domain's lease now; True if there was one."""
+
+    # --- records (charters, access keys, KMS keys, aliases)
+    def learn(self, statements: Sequence[bytes]) -> list[str]:
+        """Verifies and stores durably, in one commit. For each: `new`, `known`, or a refusal's error code."""
+    def records(self, kind: Literal["charter", "access", "key", "alias"]) -> list[bytes]: ...
+    def make_key(
+        self, *, key_id: bytes, domain: str, description: str, tags: Sequence[tuple[str, str]], created: int
+    ) -> bytes:
+        """A first `KeyRecord` with fresh backing key; needs a lease of the domain. Not learnt yet."""
+    def revise_key(self, key_id: bytes, *, state: str, deletion: int | None) -> bytes:
+        """The next version of a known key's record; not learnt yet."""
+    def revise_alias(self, alias: str, *, target: bytes | None, now: int) -> bytes: ...
+
+    # --- what a client asked for
+    def encrypt(self, key_id: bytes, plaintext: bytes, context: Sequence[tuple[str, str]]) -> bytes: ...
+    def decrypt(self, blob: bytes, context: Sequence[tuple[str, str]]) -> bytes: ...
+    def reencrypt(
+        self,
+        blob: bytes,
+        context: Sequence[tuple[str, str]],
+        key_id: bytes,
+        new_context: Sequence[tuple[str, str]],
+    ) -> bytes: ...
+    def data_key(
+        self, key_id: bytes, length: int, context: Sequence[tuple[str, str]], *, plaintext: bool
+    ) -> tuple[bytes | None, bytes]: ...
+    def blob_key(self, blob: bytes) -> bytes:
+        """The id of the key that a ciphertext blob names."""
+    def random(self, length: int) -> bytes: ...
+    def check_signature(
+        self, access_key_id: str, date: str, region: str, service: str, string_to_sign: bytes, signature: str
+    ) -> tuple[str, str]:
+        """(user, role). Raises `CoreError` (`bad_signature`) for an unknown, disabled or wrong one alike."""
+
+    # --- `testing` builds only
+    def corrupt_answers(self, on: bool) -> None: ...
