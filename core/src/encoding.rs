@@ -72,6 +72,12 @@ pub fn digest(label: &str, bytes: &[u8]) -> [u8; 32] {
     sha256(&e.into_writer())
 }
 
+/// Compares byte strings in a time that depends on their lengths only.
+#[must_use]
+pub fn same_bytes(a: &[u8], b: &[u8]) -> bool {
+    subtle::ConstantTimeEq::ct_eq(a, b).into()
+}
+
 mod sha2_digest {
     pub fn sha256(bytes: &[u8]) -> [u8; 32] {
         let mut out = [0; 32];

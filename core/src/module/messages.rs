@@ -11,7 +11,7 @@ use crate::ids::{DomainId, Epoch, FleetId, Hash, NodeId, SessionId, ShareIndex};
 use crate::seal::hpke::KemPublic;
 use crate::seal::signing::VerifyKey;
 use crate::sharing::Commitments;
-use crate::{record, statement};
+use crate::{record, statements};
 
 macro_rules! words {
     ($(#[$m:meta])* $name:ident { $($variant:ident = $text:literal),+ $(,)? }) => {
@@ -78,67 +78,6 @@ words!(
     AccessRole { Admin = "admin", User = "user" }
 );
 
-statement! {
-    /// What a fleet is called and where it stands; operator-signed once, at `fleet init`.
-    pub struct FleetInfo = "quorate/v1/fleet/info" {
-        pub fleet: FleetId,
-        pub operator: VerifyKey,
-        pub region: String,
-        pub account: String,
-        /// SHA-256 of the operator's TLS root certificate (DER).
-        pub tls_root: Hash,
-    }
-}
-
-statement! {
-    /// One module's place in the fleet; operator-signed. Names and keys are never used twice.
-    pub struct Entry = "quorate/v1/roster/entry" {
-        pub fleet: FleetId,
-        pub name: NodeId,
-        pub version: u64,
-        pub parent: Hash,
-        pub role: Role,
-        pub standing: Standing,
-        pub zone: String,
-        pub root: String,
-        pub address: String,
-        pub sign: VerifyKey,
-        pub kem: KemPublic,
-        /// SubjectPublicKeyInfo (DER) of the module's TLS certifying key.
-        pub tls: Bytes,
-    }
-}
-
-statement! {
-    /// The fleet's modules at one version; signed by the hub that it lists.
-    pub struct Roster = "quorate/v1/roster/roster" {
-        pub fleet: FleetId,
-        pub version: u64,
-        pub parent: Hash,
-        /// Operator-signed [`Entry`] statements.
-        pub entries: Vec<Bytes>,
-    }
-}
-
-statement! {
-    /// Leave for one new module to ask for a place; operator-signed, used once.
-    pub struct Token = "quorate/v1/enrol/token" {
-        pub fleet: FleetId,
-        pub id: [u8; 16],
-        pub name: NodeId,
-        pub role: Role,
-        pub zone: String,
-        /// Binds the token to one module's key when the operator knows it beforehand.
-        pub fingerprint: Option<Hash>,
-        /// SHA-256 of the secret that the invitation carries.
-        pub secret_hash: Hash,
-        /// Unix seconds.
-        pub expires: u64,
-        /// `host:port` of the hub's enrolment door.
-        pub enrol_address: String,
-    }
-}
-
 record! {
     /// What an operator hands to a new node: the token, its secret, and whom to trust.
     pub struct Invitation {
@@ -147,33 +86,6 @@ record! {
         pub operator: VerifyKey,
         /// The operator's TLS root certificate (DER).
         pub tls_root: Bytes,
-    }
-}
-
-statement! {
-    /// A new module asks for its place; signed by the key that it names.
-    pub struct EnrolRequest = "quorate/v1/enrol/request" {
-        pub fleet: FleetId,
-        pub token_id: [u8; 16],
-        pub token_secret: [u8; 32],
-        pub name: NodeId,
-        pub role: Role,
-        pub zone: String,
-        pub root: String,
-        pub address: String,
-        pub sign: VerifyKey,
-        pub kem: KemPublic,
-        pub tls: Bytes,
-    }
-}
-
-statement! {
-    /// A fleet key, sealed to one module's long-term KEM key; the one message outside the fleet layer.
-    pub struct Rekey = "quorate/v1/fleet/rekey" {
-        pub fleet: FleetId,
-        pub fleet_epoch: u64,
-        pub recipient: NodeId,
-        pub sealed: Bytes,
     }
 }
 
@@ -196,7 +108,102 @@ record! {
     }
 }
 
-statement! {
+record! {
+    /// One index of a committee.
+    pub struct Seat { pub index: ShareIndex, pub node: NodeId, pub role: Role }
+}
+
+record! {
+    /// One dealer of a plan; `index` is the old index whose share it deals, none at creation.
+    pub struct Dealer { pub node: NodeId, pub index: Option<ShareIndex> }
+}
+
+record! {
+    /// One shard that a grant calls on, with its fencing number under the grant's term.
+    pub struct Called { pub index: ShareIndex, pub node: NodeId, pub fence: u64 }
+}
+
+record! {
+    pub struct Tag { pub key: String, pub value: String }
+}
+
+statements! {
+    /// What a fleet is called and where it stands; operator-signed once, at `fleet init`.
+    pub struct FleetInfo = "quorate/v1/fleet/info" {
+        pub fleet: FleetId,
+        pub operator: VerifyKey,
+        pub region: String,
+        pub account: String,
+        /// SHA-256 of the operator's TLS root certificate (DER).
+        pub tls_root: Hash,
+    }
+
+    /// One module's place in the fleet; operator-signed. Names and keys are never used twice.
+    pub struct Entry = "quorate/v1/roster/entry" {
+        pub fleet: FleetId,
+        pub name: NodeId,
+        pub version: u64,
+        pub parent: Hash,
+        pub role: Role,
+        pub standing: Standing,
+        pub zone: String,
+        pub root: String,
+        pub address: String,
+        pub sign: VerifyKey,
+        pub kem: KemPublic,
+        /// SubjectPublicKeyInfo (DER) of the module's TLS certifying key.
+        pub tls: Bytes,
+    }
+
+    /// The fleet's modules at one version; signed by the hub that it lists.
+    pub struct Roster = "quorate/v1/roster/roster" {
+        pub fleet: FleetId,
+        pub version: u64,
+        pub parent: Hash,
+        /// Operator-signed [`Entry`] statements.
+        pub entries: Vec<Bytes>,
+    }
+
+    /// Leave for one new module to ask for a place; operator-signed, used once.
+    pub struct Token = "quorate/v1/enrol/token" {
+        pub fleet: FleetId,
+        pub id: [u8; 16],
+        pub name: NodeId,
+        pub role: Role,
+        pub zone: String,
+        /// Binds the token to one module's key when the operator knows it beforehand.
+        pub fingerprint: Option<Hash>,
+        /// SHA-256 of the secret that the invitation carries.
+        pub secret_hash: Hash,
+        /// Unix seconds.
+        pub expires: u64,
+        /// `host:port` of the hub's enrolment door.
+        pub enrol_address: String,
+    }
+
+    /// A new module asks for its place; signed by the key that it names.
+    pub struct EnrolRequest = "quorate/v1/enrol/request" {
+        pub fleet: FleetId,
+        pub token_id: [u8; 16],
+        pub token_secret: [u8; 32],
+        pub name: NodeId,
+        pub role: Role,
+        pub zone: String,
+        pub root: String,
+        pub address: String,
+        pub sign: VerifyKey,
+        pub kem: KemPublic,
+        pub tls: Bytes,
+    }
+
+    /// A fleet key, sealed to one module's long-term KEM key; the one message outside the fleet layer.
+    pub struct Rekey = "quorate/v1/fleet/rekey" {
+        pub fleet: FleetId,
+        pub fleet_epoch: u64,
+        pub recipient: NodeId,
+        pub sealed: Bytes,
+    }
+
     /// What a domain may become; operator-signed. A hub acts inside it, never beyond.
     pub struct Charter = "quorate/v1/domain/charter" {
         pub fleet: FleetId,
@@ -211,19 +218,7 @@ statement! {
         pub root_rule: String,
         pub limits: Limits,
     }
-}
 
-record! {
-    /// One index of a committee.
-    pub struct Seat { pub index: ShareIndex, pub node: NodeId, pub role: Role }
-}
-
-record! {
-    /// One dealer of a plan; `index` is the old index whose share it deals, none at creation.
-    pub struct Dealer { pub node: NodeId, pub index: Option<ShareIndex> }
-}
-
-statement! {
     /// One attempt at an epoch; hub-signed.
     pub struct Plan = "quorate/v1/epoch/plan" {
         pub fleet: FleetId,
@@ -238,9 +233,7 @@ statement! {
         pub dealers: Vec<Dealer>,
         pub committee: Vec<Seat>,
     }
-}
 
-statement! {
     /// A recipient's KEM key for one index of one plan.
     pub struct PlanKey = "quorate/v1/epoch/plan-key" {
         pub fleet: FleetId,
@@ -249,9 +242,7 @@ statement! {
         pub index: ShareIndex,
         pub kem: KemPublic,
     }
-}
 
-statement! {
     /// One dealer's polynomial, public part; `sealed` hashes the sealed sub-shares in committee order.
     pub struct Dealing = "quorate/v1/epoch/dealing" {
         pub fleet: FleetId,
@@ -262,9 +253,7 @@ statement! {
         pub commitments: Commitments,
         pub sealed: Vec<Hash>,
     }
-}
 
-statement! {
     /// The epoch that a plan came to; hub-signed. Its hash names the epoch from here on.
     pub struct Configuration = "quorate/v1/epoch/configuration" {
         pub fleet: FleetId,
@@ -277,9 +266,7 @@ statement! {
         /// Commitments of the assembled sharing, constant term first.
         pub commitments: Commitments,
     }
-}
 
-statement! {
     /// Receipt: the new shard of this index lies durably beside the old one.
     pub struct Prepared = "quorate/v1/epoch/prepared" {
         pub fleet: FleetId,
@@ -288,9 +275,7 @@ statement! {
         pub configuration: Hash,
         pub index: ShareIndex,
     }
-}
 
-statement! {
     /// Receipt: the epoch is current for this index; no older share leaves the module.
     pub struct Activated = "quorate/v1/epoch/activated" {
         pub fleet: FleetId,
@@ -299,9 +284,7 @@ statement! {
         pub configuration: Hash,
         pub index: ShareIndex,
     }
-}
 
-statement! {
     /// A module asks for a session; the KEM key is made for this session alone.
     pub struct SessionRequest = "quorate/v1/session/request" {
         pub fleet: FleetId,
@@ -313,14 +296,7 @@ statement! {
         pub inputs: Vec<Hash>,
         pub kem: KemPublic,
     }
-}
 
-record! {
-    /// One shard that a grant calls on, with its fencing number under the grant's term.
-    pub struct Called { pub index: ShareIndex, pub node: NodeId, pub fence: u64 }
-}
-
-statement! {
     /// The hub calls a quorum; carries the requester's own signed request, so it cannot be redirected.
     pub struct Grant = "quorate/v1/session/grant" {
         pub fleet: FleetId,
@@ -329,9 +305,7 @@ statement! {
         pub request: Bytes,
         pub called: Vec<Called>,
     }
-}
 
-statement! {
     /// A holder's shard for one session, sealed to the session's key.
     pub struct Answer = "quorate/v1/session/answer" {
         pub fleet: FleetId,
@@ -347,9 +321,7 @@ statement! {
         pub uses: u64,
         pub sealed: Bytes,
     }
-}
 
-statement! {
     /// A holder's refusal, with the highest fence that it saw (so that a hub restored from an old copy
     /// can jump ahead for this shard).
     pub struct Refusal = "quorate/v1/session/refusal" {
@@ -361,9 +333,7 @@ statement! {
         pub term: u64,
         pub fence: u64,
     }
-}
 
-statement! {
     /// The requester's last word on a session; frees the holders' slots.
     pub struct Closed = "quorate/v1/session/closed" {
         pub fleet: FleetId,
@@ -373,13 +343,7 @@ statement! {
         /// Indices whose answers did not open their commitment.
         pub culprits: Vec<ShareIndex>,
     }
-}
 
-record! {
-    pub struct Tag { pub key: String, pub value: String }
-}
-
-statement! {
     /// A KMS key: its public state, and its material as an export token. Signed by the module that made
     /// this version.
     pub struct KeyRecord = "quorate/v1/record/key" {
@@ -399,9 +363,7 @@ statement! {
         /// None once the key is deleted.
         pub token: Option<Bytes>,
     }
-}
 
-statement! {
     /// An alias; no target once deleted.
     pub struct AliasRecord = "quorate/v1/record/alias" {
         pub fleet: FleetId,
@@ -413,9 +375,7 @@ statement! {
         pub created: u64,
         pub updated: u64,
     }
-}
 
-statement! {
     /// An access key; operator-signed. The secret lies sealed under the fleet key.
     pub struct AccessKey = "quorate/v1/access/key" {
         pub fleet: FleetId,

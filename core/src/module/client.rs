@@ -1,0 +1,113 @@
+//! What an application asked for: Encrypt, Decrypt, `ReEncrypt`, data keys. Each is one use of the domain's
+//! lease; the only plaintext that leaves is the answer that the client asked for.
+
+use std::time::Duration;
+
+use zeroize::Zeroizing;
+
+use super::Module;
+use super::messages::KeyState;
+use super::records::token_context;
+use super::state::State;
+use crate::error::{Code, Result, fail};
+use crate::keys::{blob, random, token};
+use crate::memory::Secret;
+use crate::rng::CryptoRng;
+
+/// An encryption context: pairs, in any order.
+pub type Context<'a> = &'a [(String, String)];
+
+impl Module {
+    pub fn encrypt(&self, key_id: &[u8; 16], plaintext: &[u8], context: Context<'_>) -> Result<Vec<u8>> {
+        self.with(|s, now| s.encrypt(key_id, plaintext, context, now))
+    }
+
+    pub fn decrypt(&self, sealed: &[u8], context: Context<'_>) -> Result<Zeroizing<Vec<u8>>> {
+        self.with(|s, now| s.decrypt(sealed, context, now))
+    }
+
+    /// Decrypts and encrypts again; the plaintext stays inside.
+    pub fn reencrypt(
+        &self,
+        sealed: &[u8],
+        context: Context<'_>,
+        key_id: &[u8; 16],
+        new_context: Context<'_>,
+    ) -> Result<Vec<u8>> {
+        self.with(|s, now| {
+            let plaintext = s.decrypt(sealed, context, now)?;
+            s.encrypt(key_id, &plaintext, new_context, now)
+        })
+    }
+
+    /// A fresh data key of `length` bytes: in the clear, and encrypted under the KMS key.
+    pub fn data_key(
+        &self,
+        key_id: &[u8; 16],
+        length: usize,
+        context: Context<'_>,
+    ) -> Result<(Zeroizing<Vec<u8>>, Vec<u8>)> {
+        self.with(|s, now| {
+            let key = random::bytes(length, &mut *s.rng)?;
+            let sealed = s.encrypt(key_id, &key, context, now)?;
+            Ok((key, sealed))
+        })
+    }
+
+    pub fn random(&self, length: usize) -> Result<Zeroizing<Vec<u8>>> {
+        self.with(|s, _| random::bytes(length, &mut *s.rng))
+    }
+}
+
+impl State {
+    fn encrypt(&mut self, key_id: &[u8; 16], plaintext: &[u8], context: Context<'_>, now: Duration) -> Result<Vec<u8>> {
+        let version = self.usable(key_id)?;
+        self.with_backing(key_id, version, now, |backing, rng| {
+            blob::encrypt(backing, *key_id, version, context, plaintext, rng)
+        })
+    }
+
+    fn decrypt(&mut self, sealed: &[u8], context: Context<'_>, now: Duration) -> Result<Zeroizing<Vec<u8>>> {
+        let header = blob::parse_header(sealed)?;
+        let version = self.usable(&header.key_id)?;
+        if header.key_version != version {
+            return fail(Code::UnknownKey, "the ciphertext names a version of the key that is not known");
+        }
+        self.with_backing(&header.key_id, version, now, |backing, _| blob::decrypt(backing, context, sealed))
+    }
+
+    /// The key's current version, if it may be used.
+    fn usable(&self, key_id: &[u8; 16]) -> Result<u32> {
+        match self.keys.get(key_id).map(crate::seal::statement::Signed::body) {
+            Some(record) if record.state == KeyState::Enabled => Ok(record.key_version),
+            Some(record) => fail(Code::BadState, format!("the key is {}", record.state.as_str())),
+            None => fail(Code::UnknownKey, "no key of this id is known"),
+        }
+    }
+
+    /// One use of the lease of the key's domain, with its backing key open.
+    fn with_backing<T>(
+        &mut self,
+        key_id: &[u8; 16],
+        version: u32,
+        now: Duration,
+        run: impl FnOnce(&Secret<32>, &mut dyn CryptoRng) -> Result<T>,
+    ) -> Result<T> {
+        let record = self.keys[key_id].body();
+        let domain = &record.domain;
+        let Some(lease) = self.leases.get_mut(domain) else {
+            return fail(Code::NoLease, format!("no lease of {domain} is held"));
+        };
+        lease.spend(now)?;
+        if let Some(backing) = lease.backing.get(&(*key_id, version)) {
+            return run(backing, &mut *self.rng);
+        }
+        let Some(sealed) = &record.token else { return fail(Code::BadState, "the key has no material any more") };
+        let wraps = &self.fleet_wraps;
+        let context = token_context(domain, *key_id, version);
+        let backing = token::unwrap(&sealed.0, &context, &lease.wrap, &|epoch| wraps.get(&epoch))?;
+        let out = run(&backing, &mut *self.rng);
+        lease.keep_backing((*key_id, version), backing);
+        out
+    }
+}

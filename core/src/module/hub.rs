@@ -1,0 +1,177 @@
+//! What only the hub's module does: founding, admitting, planning, configuring, granting. None of it lets a
+//! hub go beyond what the operator signed: every member's module checks again.
+
+use super::Module;
+use super::enrolment::rekey_info;
+use super::messages::{
+    Called, Charter, Configuration, Dealer, EnrolRequest, Entry, Grant, Plan, Purpose, Rekey, Role,
+    Roster as RosterStatement, Seat, SessionRequest, Token,
+};
+use super::operator::access_info;
+use super::state::{carried, unknown_domain};
+use crate::encoding::{Bytes, encode};
+use crate::error::{Code, Result, fail};
+use crate::ids::{DomainId, Epoch, Hash, NodeId};
+use crate::seal::fleet::FleetKey;
+use crate::seal::hpke;
+use crate::seal::statement::{self, Signed};
+use crate::sharing::{self, Shape, Weight};
+
+/// What a plan is made of, beside the charter.
+pub struct PlanOrder {
+    pub domain: DomainId,
+    pub purpose: Purpose,
+    pub from_epoch: Epoch,
+    pub to_epoch: Epoch,
+    pub threshold: u8,
+    pub dealers: Vec<Dealer>,
+    pub committee: Vec<Seat>,
+}
+
+impl Module {
+    /// Makes the fleet key (fleet epoch 1) and roster 1 with the hub's own operator-signed entry.
+    pub fn found_fleet(&self, entry: &[u8]) -> Result<Vec<u8>> {
+        self.with(|s, _| {
+            if s.roster.is_some() {
+                return fail(Code::AlreadyExists, "this fleet is founded already");
+            }
+            let body = s.verify_operator::<Entry>(entry)?.into_body();
+            if body.role != Role::Hub || body.sign != s.sign.public() || body.name != s.name {
+                return fail(Code::NotAuthorized, "this entry does not make this module the hub");
+            }
+            let fleet = s.fleet()?;
+            let entries = vec![Bytes(entry.to_vec())];
+            let roster = s.sign(RosterStatement { fleet, version: 1, parent: Hash([0; 32]), entries })?;
+            let key = FleetKey::generate(&mut *s.rng)?;
+            s.keep_fleet_key(1, key)?;
+            s.install_roster(roster.bytes())?;
+            Ok(roster.bytes().to_vec())
+        })
+    }
+
+    /// Verifies a request for a place: its own signature, the token and its secret, fresh name and keys.
+    /// `now`: Unix seconds.
+    pub fn check_enrolment(&self, request: &[u8], token: &[u8], now: u64) -> Result<Signed<EnrolRequest>> {
+        self.with(|s, _| {
+            let token = s.verify_operator::<Token>(token)?;
+            let request = statement::open_self_signed::<EnrolRequest>(request, &s.fleet()?, &|r| r.sign.clone())?;
+            let (t, r) = (token.body(), request.body());
+            let secret_hash = super::operator::token_secret_hash(&r.token_secret);
+            if r.token_id != t.id || !crate::encoding::same_bytes(&secret_hash.0, &t.secret_hash.0) {
+                return fail(Code::NotAuthorized, "the request does not hold this token's secret");
+            }
+            if now > t.expires {
+                return fail(Code::NotAuthorized, "the token has expired; ask for a new one");
+            }
+            if r.name != t.name || r.role != t.role || r.zone != t.zone || request.signer() != &r.name {
+                return fail(Code::NotAuthorized, "the request differs from its token in name, role or zone");
+            }
+            let fingerprint = super::operator::fingerprint(r);
+            if t.fingerprint.is_some_and(|f| f != fingerprint) {
+                return fail(Code::NotAuthorized, "the token is bound to another module's keys");
+            }
+            let entry = super::operator::entry_of(r);
+            s.roster()?.admits(&entry, statement::hash_of(&entry))?;
+            Ok(request)
+        })
+    }
+
+    /// A new roster version with this operator-signed entry.
+    pub fn admit(&self, entry: &[u8]) -> Result<Vec<u8>> {
+        self.with(|s, _| {
+            let entry = s.verify_operator::<Entry>(entry)?;
+            let roster = s.roster()?;
+            roster.admits(entry.body(), entry.hash())?;
+            let mut entries: Vec<Bytes> = roster
+                .entries()
+                .filter(|e| e.body().name != entry.body().name)
+                .map(|e| Bytes(e.bytes().to_vec()))
+                .collect();
+            entries.push(Bytes(entry.bytes().to_vec()));
+            let next =
+                RosterStatement { fleet: s.fleet()?, version: roster.version + 1, parent: roster.hash, entries };
+            let next = s.sign(next)?;
+            s.install_roster(next.bytes())?;
+            Ok(next.bytes().to_vec())
+        })
+    }
+
+    /// The fleet key, sealed to `node`'s long-term KEM key.
+    pub fn rekey_for(&self, node: &NodeId) -> Result<Vec<u8>> {
+        self.with(|s, _| {
+            let Some((&fleet_epoch, _)) = s.fleet_keys.last_key_value() else {
+                return fail(Code::NoFleetKey, "this module has no fleet key");
+            };
+            let kem = s.roster()?.active(node)?.kem.clone();
+            let info = encode(&rekey_info(s.fleet()?, &s.name, node, fleet_epoch));
+            let key = s.fleet_keys[&fleet_epoch].secret();
+            let sealed = hpke::seal(&kem, &info, &[], key.expose(), &mut *s.rng)?;
+            let rekey = Rekey { fleet: s.fleet()?, fleet_epoch, recipient: node.clone(), sealed: Bytes(sealed) };
+            Ok(s.sign(rekey)?.bytes().to_vec())
+        })
+    }
+
+    /// A signed plan under the domain's charter.
+    pub fn plan(&self, charter: &[u8], order: PlanOrder) -> Result<Vec<u8>> {
+        self.with(|s, _| {
+            s.learn_charter(charter)?;
+            let charter = s.verify_operator::<Charter>(charter)?;
+            if s.charters.get(&order.domain).map(statement::Approved::hash) != Some(charter.hash()) {
+                return Err(unknown_domain(&order.domain));
+            }
+            let shape = Shape::new(u64::from(order.threshold), order.committee.len() as u64)?;
+            let plan = Plan {
+                fleet: s.fleet()?,
+                domain: order.domain,
+                charter: charter.hash(),
+                purpose: order.purpose,
+                from_epoch: order.from_epoch,
+                to_epoch: order.to_epoch,
+                mode: charter.body().mode,
+                threshold: order.threshold,
+                margin: shape.margin(),
+                dealers: order.dealers,
+                committee: order.committee,
+            };
+            s.check_plan(&plan)?;
+            Ok(s.sign(plan)?.bytes().to_vec())
+        })
+    }
+
+    /// The signed configuration that a plan's dealings come to.
+    pub fn configure(&self, plan: &[u8], dealings: &[Vec<u8>]) -> Result<Vec<u8>> {
+        self.with(|s, _| {
+            let plan = s.verify_hub::<Plan>(plan)?;
+            let hashes: Vec<Hash> = dealings.iter().map(|d| statement::hash_in(d)).collect::<Result<_>>()?;
+            let dealings = s.check_dealings(&plan, &hashes, dealings)?;
+            let parts: Vec<_> = dealings.iter().map(|d| (Weight::ONE, &d.body().commitments)).collect();
+            let configuration = Configuration {
+                fleet: s.fleet()?,
+                domain: plan.body().domain.clone(),
+                epoch: plan.body().to_epoch,
+                plan: carried(&plan),
+                dealings: hashes,
+                commitments: sharing::assemble_commitments(&parts)?,
+            };
+            Ok(s.sign(configuration)?.bytes().to_vec())
+        })
+    }
+
+    /// A grant that calls the given shards on the requester's own signed request.
+    pub fn grant(&self, request: &[u8], term: u64, called: Vec<Called>) -> Result<Vec<u8>> {
+        self.with(|s, _| {
+            let request = s.verify::<SessionRequest>(request)?;
+            let grant = Grant { fleet: s.fleet()?, term, request: carried(&request), called };
+            Ok(s.sign(grant)?.bytes().to_vec())
+        })
+    }
+
+    /// Takes an access key's secret, sealed to this module, and seals it under the fleet key.
+    pub fn reseal_access_secret(&self, access_key_id: &str, sealed: &[u8]) -> Result<Vec<u8>> {
+        self.with(|s, _| {
+            let info = encode(&access_info(s.fleet()?, &s.name, access_key_id));
+            let secret = hpke::open(&s.kem, &info, &[], sealed)?;
+            s.seal_access(access_key_id, &secret)
+        })
+    }
+}

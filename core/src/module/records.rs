@@ -1,0 +1,364 @@
+//! Signed records that a module keeps: charters, access keys, KMS keys, aliases. Each carries a version
+//! and its parent's hash; a lower or a conflicting version is refused.
+
+use super::Module;
+use super::messages::{AccessKey, AccessRole, AliasRecord, Charter, KeyRecord, KeyState, Role, Tag};
+use super::state::State;
+use super::store;
+use crate::encoding::{Bytes, encode};
+use crate::error::{Code, Result, fail};
+use crate::ids::{DomainId, Hash};
+use crate::keys::{kdf, sealed, sigv4, token};
+use crate::memory::Secret;
+use crate::record;
+use crate::seal::statement::{self, Statement};
+use crate::vault::Change;
+
+/// Kinds of record, as Python names them.
+#[derive(Clone, Copy)]
+pub enum RecordKind {
+    Charter,
+    Access,
+    Key,
+    Alias,
+}
+
+impl RecordKind {
+    pub fn parse(text: &str) -> Result<Self> {
+        match text {
+            "charter" => Ok(Self::Charter),
+            "access" => Ok(Self::Access),
+            "key" => Ok(Self::Key),
+            "alias" => Ok(Self::Alias),
+            _ => fail(Code::BadEncoding, format!("{text:?} is no kind of record")),
+        }
+    }
+}
+
+/// What a module made of one record.
+pub enum Learnt {
+    New,
+    Known,
+    Refused(crate::error::Error),
+}
+
+record! {
+    /// An access key's secret under a key of one fleet epoch.
+    pub struct SealedAccess { pub fleet_epoch: u64, pub sealed: Bytes }
+}
+
+const ACCESS_LABEL: &str = "quorate/v1/access/secret";
+/// Signing keys of recent days, kept so that a request costs one HMAC.
+const MAX_SIGNING_KEYS: usize = 1024;
+
+impl Module {
+    /// Verifies and stores records durably, all in one commit.
+    pub fn learn(&self, statements: &[Vec<u8>]) -> Result<Vec<Learnt>> {
+        self.with(|s, _| s.learn(statements))
+    }
+
+    pub fn records(&self, kind: RecordKind) -> Result<Vec<Vec<u8>>> {
+        self.with(|s, _| {
+            Ok(match kind {
+                RecordKind::Charter => s.charters.values().map(|r| r.bytes().to_vec()).collect(),
+                RecordKind::Access => s.access.values().map(|r| r.bytes().to_vec()).collect(),
+                RecordKind::Key => s.keys.values().map(|r| r.bytes().to_vec()).collect(),
+                RecordKind::Alias => s.aliases.values().map(|r| r.bytes().to_vec()).collect(),
+            })
+        })
+    }
+
+    /// A first record of a KMS key with fresh material; needs a lease of its domain. Not learnt yet.
+    pub fn make_key(
+        &self,
+        key_id: [u8; 16],
+        domain: &DomainId,
+        description: String,
+        tags: Vec<Tag>,
+        created: u64,
+    ) -> Result<Vec<u8>> {
+        self.with(|s, now| {
+            if s.keys.contains_key(&key_id) {
+                return fail(Code::AlreadyExists, "a key of this id is known");
+            }
+            let Some((&fleet_epoch, _)) = s.fleet_keys.last_key_value() else {
+                return fail(Code::NoFleetKey, "this module has no fleet key yet");
+            };
+            let backing = Secret::random(&mut *s.rng)?;
+            let Some(lease) = s.leases.get_mut(domain) else {
+                return fail(Code::NoLease, format!("no lease of {domain} is held"));
+            };
+            lease.spend(now)?;
+            let fleet_wrap = &s.fleet_wraps[&fleet_epoch];
+            let context = token_context(domain, key_id, 1);
+            let token = token::wrap(&backing, &context, &lease.wrap, fleet_wrap, fleet_epoch, &mut *s.rng)?;
+            let record = KeyRecord {
+                fleet: s.fleet()?,
+                key_id,
+                version: 1,
+                parent: Hash([0; 32]),
+                domain: domain.clone(),
+                state: KeyState::Enabled,
+                description,
+                tags,
+                created,
+                deletion: None,
+                key_version: 1,
+                token: Some(Bytes(token)),
+            };
+            Ok(s.sign(record)?.bytes().to_vec())
+        })
+    }
+
+    /// The next version of a known key's record; not learnt yet.
+    pub fn revise_key(&self, key_id: &[u8; 16], state: KeyState, deletion: Option<u64>) -> Result<Vec<u8>> {
+        self.with(|s, _| {
+            let Some(known) = s.keys.get(key_id) else { return fail(Code::UnknownKey, "no key of this id is known") };
+            let mut next = known.body().clone();
+            if next.state == KeyState::Deleted {
+                return fail(Code::BadState, "the key is deleted");
+            }
+            next.version += 1;
+            next.parent = known.hash();
+            next.state = state;
+            next.deletion = deletion;
+            if state == KeyState::Deleted {
+                next.token = None;
+            }
+            Ok(s.sign(next)?.bytes().to_vec())
+        })
+    }
+
+    /// The next version of an alias (the first, if it is not known); no target deletes it.
+    pub fn revise_alias(&self, alias: &str, target: Option<[u8; 16]>, now: u64) -> Result<Vec<u8>> {
+        self.with(|s, _| {
+            let fleet = s.fleet()?;
+            let next = match s.aliases.get(alias) {
+                Some(known) => AliasRecord {
+                    version: known.body().version + 1,
+                    parent: known.hash(),
+                    target,
+                    updated: now,
+                    // An alias that was deleted begins anew.
+                    created: if known.body().target.is_none() { now } else { known.body().created },
+                    ..known.body().clone()
+                },
+                None => AliasRecord {
+                    fleet,
+                    alias: alias.to_owned(),
+                    version: 1,
+                    parent: Hash([0; 32]),
+                    target,
+                    created: now,
+                    updated: now,
+                },
+            };
+            Ok(s.sign(next)?.bytes().to_vec())
+        })
+    }
+
+    /// Checks a request's signature; an unknown, a disabled and a wrong one are told the same.
+    pub fn check_signature(
+        &self,
+        access_key_id: &str,
+        date: &str,
+        region: &str,
+        service: &str,
+        string_to_sign: &[u8],
+        signature: &str,
+    ) -> Result<(String, AccessRole)> {
+        self.with(|s, _| {
+            let scope = format!("{access_key_id}/{date}/{region}/{service}");
+            if !s.signing_keys.contains_key(&scope) {
+                let key = s.signing_key(access_key_id, date, region, service)?;
+                if s.signing_keys.len() >= MAX_SIGNING_KEYS {
+                    s.signing_keys.clear();
+                }
+                s.signing_keys.insert(scope.clone(), key);
+            }
+            let verified = sigv4::verify(&s.signing_keys[&scope], string_to_sign, signature);
+            match s.access.get(access_key_id).map(statement::Approved::body) {
+                Some(key) if key.enabled => verified.map(|()| (key.user.clone(), key.role)),
+                _ => {
+                    s.signing_keys.remove(&scope);
+                    fail(Code::BadSignature, "the signature does not verify")
+                }
+            }
+        })
+    }
+}
+
+pub fn token_context(domain: &DomainId, key_id: [u8; 16], key_version: u32) -> token::TokenContext {
+    token::TokenContext {
+        domain: domain.clone(),
+        key_id,
+        key_version: u64::from(key_version),
+        domain_key_version: super::sessions::DOMAIN_KEY_VERSION,
+    }
+}
+
+enum Checked {
+    Charter,
+    Access(Box<statement::Approved<AccessKey>>),
+    Key(Box<statement::Signed<KeyRecord>>),
+    Alias(Box<statement::Signed<AliasRecord>>),
+    Known,
+}
+
+impl State {
+    fn learn(&mut self, statements: &[Vec<u8>]) -> Result<Vec<Learnt>> {
+        let mut out = Vec::new();
+        let mut fresh = Vec::new();
+        for bytes in statements {
+            match self.check_record(bytes) {
+                Ok(Checked::Charter) => {
+                    out.push(Learnt::New);
+                }
+                Ok(Checked::Known) => out.push(Learnt::Known),
+                Ok(record) => {
+                    // A later record of the same list may follow this one, so it counts at once; nobody
+                    // sees it before the commit below.
+                    fresh.push(self.remember(record, bytes));
+                    out.push(Learnt::New);
+                }
+                Err(e) if self.vault.is_failed() => return Err(e),
+                Err(e) => out.push(Learnt::Refused(e)),
+            }
+        }
+        let changes: Vec<_> =
+            fresh.iter().map(|(table, id, value)| Change::Put { table, id, value }).collect();
+        if !changes.is_empty() {
+            self.commit(&changes)?;
+        }
+        Ok(out)
+    }
+
+    fn check_record(&mut self, bytes: &[u8]) -> Result<Checked> {
+        let label = statement::peek_any(bytes)?;
+        match label.as_str() {
+            Charter::LABEL => Ok(if self.learn_charter(bytes)? { Checked::Charter } else { Checked::Known }),
+            AccessKey::LABEL => {
+                let next = self.verify_operator::<AccessKey>(bytes)?;
+                let known = self.access.get(&next.body().access_key_id);
+                let known = known.map(|k| (k.body().version, k.hash()));
+                Ok(match follows(known, next.body().version, next.body().parent, next.hash())? {
+                    true => Checked::Access(Box::new(next)),
+                    false => Checked::Known,
+                })
+            }
+            KeyRecord::LABEL => {
+                let next = self.verify::<KeyRecord>(bytes)?;
+                if self.roster()?.active(next.signer())?.role != Role::Holder {
+                    return fail(Code::NotAuthorized, format!("{} makes no key records", next.signer()));
+                }
+                let known = self.keys.get(&next.body().key_id);
+                if let Some(old) = known.map(statement::Signed::body) {
+                    let new = next.body();
+                    let fixed = (&old.domain, old.created, old.key_version);
+                    if fixed != (&new.domain, new.created, new.key_version) || old.state == KeyState::Deleted {
+                        return fail(Code::BadState, "a key's domain, creation and material never change");
+                    }
+                }
+                let known = known.map(|k| (k.body().version, k.hash()));
+                Ok(match follows(known, next.body().version, next.body().parent, next.hash())? {
+                    true => Checked::Key(Box::new(next)),
+                    false => Checked::Known,
+                })
+            }
+            AliasRecord::LABEL => {
+                let next = self.verify::<AliasRecord>(bytes)?;
+                if self.roster()?.active(next.signer())?.role != Role::Holder {
+                    return fail(Code::NotAuthorized, format!("{} makes no aliases", next.signer()));
+                }
+                let known = self.aliases.get(&next.body().alias).map(|k| (k.body().version, k.hash()));
+                Ok(match follows(known, next.body().version, next.body().parent, next.hash())? {
+                    true => Checked::Alias(Box::new(next)),
+                    false => Checked::Known,
+                })
+            }
+            other => fail(Code::WrongKind, format!("{other} is no record")),
+        }
+    }
+
+    fn remember(&mut self, record: Checked, bytes: &[u8]) -> (&'static str, Vec<u8>, Vec<u8>) {
+        let value = bytes.to_vec();
+        match record {
+            Checked::Access(key) => {
+                let id = key.body().access_key_id.clone();
+                // A new version may disable the key: what was derived from it goes.
+                self.signing_keys.retain(|scope, _| !scope.starts_with(&format!("{id}/")));
+                self.access.insert(id.clone(), *key);
+                (store::ACCESS, id.into_bytes(), value)
+            }
+            Checked::Key(key) => {
+                let id = key.body().key_id;
+                if key.body().state == KeyState::Deleted {
+                    for lease in self.leases.values_mut() {
+                        lease.backing.retain(|(held, _), _| held != &id);
+                    }
+                }
+                self.keys.insert(id, *key);
+                (store::KEY, id.to_vec(), value)
+            }
+            Checked::Alias(alias) => {
+                let id = alias.body().alias.clone();
+                self.aliases.insert(id.clone(), *alias);
+                (store::ALIAS, id.into_bytes(), value)
+            }
+            Checked::Charter | Checked::Known => unreachable!("only new records of the three kinds are remembered"),
+        }
+    }
+
+    /// An unknown key costs what a known one does: its signing key comes from a random secret.
+    fn signing_key(&mut self, access_key_id: &str, date: &str, region: &str, service: &str) -> Result<Secret<32>> {
+        let Some(key) = self.access.get(access_key_id) else {
+            let dummy = Secret::<40>::random(&mut *self.rng)?;
+            return sigv4::signing_key(dummy.expose(), date, region, service);
+        };
+        let sealed: SealedAccess = store::stored(&key.body().sealed.0)?;
+        let under = self.access_wrap(sealed.fleet_epoch)?;
+        let aad = encode(&access_key_id.to_owned());
+        let secret = sealed::open(under.expose(), ACCESS_LABEL, &aad, &sealed.sealed.0)?;
+        sigv4::signing_key(&secret, date, region, service)
+    }
+
+    pub fn seal_access(&mut self, access_key_id: &str, secret: &[u8]) -> Result<Vec<u8>> {
+        let Some((&fleet_epoch, _)) = self.fleet_keys.last_key_value() else {
+            return fail(Code::NoFleetKey, "this module has no fleet key yet");
+        };
+        let under = self.access_wrap(fleet_epoch)?;
+        let aad = encode(&access_key_id.to_owned());
+        let sealed = sealed::seal(under.expose(), ACCESS_LABEL, &aad, secret, &mut *self.rng)?;
+        Ok(encode(&SealedAccess { fleet_epoch, sealed: Bytes(sealed) }))
+    }
+
+    fn access_wrap(&self, fleet_epoch: u64) -> Result<Secret<32>> {
+        match self.fleet_keys.get(&fleet_epoch) {
+            Some(key) => fleet_use_key(key.secret(), "access"),
+            None => fail(Code::NoFleetKey, format!("the fleet key of fleet epoch {fleet_epoch} is not here")),
+        }
+    }
+}
+
+/// A key used in the fleet's name for one purpose.
+pub fn fleet_use_key(fleet_key: &Secret<32>, purpose: &str) -> Result<Secret<32>> {
+    let mut out = Secret::zeroed()?;
+    let info = encode(&vec!["quorate/v1/fleet/use-key".to_owned(), purpose.to_owned()]);
+    kdf::hkdf_sha512(fleet_key.expose(), &[], &info, out.expose_mut());
+    Ok(out)
+}
+
+/// Whether a record is new (true) or the known one (false).
+fn follows(known: Option<(u64, Hash)>, version: u64, parent: Hash, hash: Hash) -> Result<bool> {
+    match known {
+        None => Ok(true),
+        Some((_, known_hash)) if known_hash == hash => Ok(false),
+        Some((known_version, _)) if version <= known_version => {
+            fail(Code::StaleVersion, format!("version {version} is not above {known_version}, which is known here"))
+        }
+        Some((known_version, known_hash)) if version == known_version + 1 && parent != known_hash => {
+            fail(Code::StaleVersion, format!("version {version} does not follow the version known here"))
+        }
+        Some(_) => Ok(true),
+    }
+}

@@ -1,0 +1,353 @@
+//! Sessions: asking for shards as a requester, giving one as a holder.
+//!
+//! The requester trusts the roster, the epoch's commitments and its own session key; the holder trusts
+//! the requester's signature and the hub's, and its own counters. Neither trusts the wire.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use zeroize::Zeroizing;
+
+use super::Module;
+use super::lease::Lease;
+use super::messages::{Answer, Called, Closed, Grant, Outcome, Refusal, SessionRequest};
+use super::state::{HeldEpoch, MAX_SESSIONS, State};
+use super::store;
+use crate::encoding::{Bytes, encode};
+use crate::error::{Code, Error, Result, fail};
+use crate::ids::{DomainId, NodeId, SessionId, ShareIndex};
+use crate::keys::kdf::domain_use_key;
+use crate::seal::hpke::{self, Info, KemPrivate, SUITE};
+use crate::seal::statement::Signed;
+use crate::sharing::{self, Share};
+use crate::vault::Change;
+
+/// How long a requester keeps a session open; its own deadline is shorter.
+const SESSION_TTL: Duration = Duration::from_secs(5);
+/// What a session is for: this version has one purpose.
+const UNLOCK: &str = "unlock";
+/// The domain key's version; rotation of domain keys comes with a later version.
+pub const DOMAIN_KEY_VERSION: u64 = 1;
+
+/// A session that this module asked for.
+pub struct OpenSession {
+    request: Signed<SessionRequest>,
+    kem: KemPrivate,
+    shares: BTreeMap<ShareIndex, Share>,
+    culprits: BTreeSet<ShareIndex>,
+    ends: Duration,
+}
+
+impl OpenSession {
+    pub fn over(&self, now: Duration) -> bool {
+        now >= self.ends
+    }
+}
+
+/// What a holder says to a grant, for one of its indices.
+pub enum AnswerOrRefusal {
+    Answer(Vec<u8>),
+    Refusal(Vec<u8>),
+}
+
+/// Where a session stands after an answer.
+pub struct Progress {
+    pub have: usize,
+    pub need: usize,
+    /// Members whose shares did not open their commitments.
+    pub culprits: Vec<(ShareIndex, NodeId)>,
+    /// The `Closed` statement, once the domain is under a lease.
+    pub closed: Option<Vec<u8>>,
+}
+
+fn answer_info(request: &Signed<SessionRequest>, holder: &NodeId, index: ShareIndex) -> Info {
+    let r = request.body();
+    Info {
+        suite: SUITE.to_owned(),
+        kind: "answer".to_owned(),
+        fleet: r.fleet,
+        sender: holder.clone(),
+        recipient: request.signer().clone(),
+        domain: Some(r.domain.clone()),
+        epoch: r.epoch,
+        index: Some(index),
+        context: Bytes(r.session.0.to_vec()),
+    }
+}
+
+impl Module {
+    /// Opens a session of `domain` as its requester: (session id, the signed request).
+    pub fn open_session(&self, domain: &DomainId) -> Result<(SessionId, Vec<u8>)> {
+        self.with(|s, now| {
+            let held = s.current(domain)?;
+            let (epoch, configuration) = (held.configuration.body().epoch, held.configuration.hash());
+            if s.sessions.len() >= MAX_SESSIONS {
+                return fail(Code::RateLimited, "too many sessions are open in this module");
+            }
+            let kem = KemPrivate::generate(&mut *s.rng)?;
+            let session = SessionId(s.next_bytes());
+            let request = s.sign(SessionRequest {
+                fleet: s.fleet()?,
+                session,
+                domain: domain.clone(),
+                epoch,
+                configuration,
+                purpose: UNLOCK.to_owned(),
+                inputs: Vec::new(),
+                kem: kem.public().clone(),
+            })?;
+            let bytes = request.bytes().to_vec();
+            let ends = now + SESSION_TTL;
+            let (shares, culprits) = (BTreeMap::new(), BTreeSet::new());
+            s.sessions.insert(session, OpenSession { request, kem, shares, culprits, ends });
+            Ok((session, bytes))
+        })
+    }
+
+    /// Answers a grant for each index of this module that it calls: shard counted, sealed, signed; or a
+    /// signed refusal with the reason.
+    pub fn answer(&self, grant: &[u8]) -> Result<Vec<AnswerOrRefusal>> {
+        self.with(|s, now| {
+            let grant = s.verify_hub::<Grant>(grant)?;
+            let request = s.verify::<SessionRequest>(&grant.body().request.0)?;
+            let called: Vec<Called> = grant.body().called.iter().filter(|c| c.node == s.name).cloned().collect();
+            if called.is_empty() {
+                return fail(Code::WrongRecipient, "this grant calls no index of this module");
+            }
+            called
+                .iter()
+                .map(|c| match s.give(&request, grant.body().term, c, now) {
+                    Ok(answer) => Ok(AnswerOrRefusal::Answer(answer)),
+                    Err(e) if s.vault.is_failed() => Err(e),
+                    Err(e) => s.refuse(&request, c, &e).map(AnswerOrRefusal::Refusal),
+                })
+                .collect()
+        })
+    }
+
+    /// Takes one holder's answer; with the k-th good one the domain is under a lease.
+    pub fn receive(&self, answer: &[u8]) -> Result<Progress> {
+        self.with(|s, now| {
+            let answer = s.verify::<Answer>(answer)?;
+            let session = answer.body().session;
+            let Some(mut open) = s.sessions.remove(&session) else {
+                return fail(Code::NoSession, "this session is not open here");
+            };
+            let taken = s.take_share(&mut open, &answer);
+            let progress = taken.and_then(|()| s.try_combine(&mut open, now));
+            match &progress {
+                Ok(p) if p.closed.is_some() => {}
+                _ => {
+                    s.sessions.insert(session, open);
+                }
+            }
+            progress
+        })
+    }
+
+    /// Forgets a session that came to nothing; returns its `Closed`.
+    pub fn abandon(&self, session: SessionId, outcome: Outcome) -> Result<Vec<u8>> {
+        self.with(|s, _| {
+            let Some(open) = s.sessions.remove(&session) else {
+                return fail(Code::NoSession, "this session is not open here");
+            };
+            s.closed(&open, outcome)
+        })
+    }
+
+    /// Frees the slots that a session held here, on its requester's word.
+    pub fn close_session(&self, closed: &[u8]) -> Result<()> {
+        self.with(|s, _| {
+            let closed = s.verify::<Closed>(closed)?;
+            let session = closed.body().session;
+            let held = s.current_mut(&closed.body().domain)?;
+            if held.plan.committee.iter().all(|seat| &seat.node != closed.signer()) {
+                return fail(Code::NotAMember, format!("{} is no member of the domain", closed.signer()));
+            }
+            for (_, usage) in held.shares.values_mut() {
+                usage.release(session, closed.signer());
+            }
+            Ok(())
+        })
+    }
+
+    /// What is left of a domain's lease.
+    pub fn lease(&self, domain: &DomainId) -> Result<Option<super::lease::Remaining>> {
+        self.with(|s, now| Ok(s.leases.get(domain).map(|l| l.remaining(now))))
+    }
+
+    /// Drops the domain's lease now; true if there was one.
+    pub fn lock(&self, domain: &DomainId) -> Result<bool> {
+        self.with(|s, _| Ok(s.leases.remove(domain).is_some()))
+    }
+
+    /// Makes every answer of this module carry a corrupted shard.
+    #[cfg(feature = "testing")]
+    pub fn corrupt_answers(&self, on: bool) -> Result<()> {
+        self.with(|s, _| {
+            s.corrupt_answers = on;
+            Ok(())
+        })
+    }
+}
+
+impl State {
+    /// One shard for one grant. Every check comes before the count; the count is durable before the seal.
+    fn give(&mut self, request: &Signed<SessionRequest>, term: u64, called: &Called, now: Duration) -> Result<Vec<u8>> {
+        let r = request.body();
+        let limits = self.charter(&r.domain)?.limits.clone();
+        let held = self.current(&r.domain)?;
+        check_request(held, request)?;
+        let (domain, epoch) = (r.domain.clone(), r.epoch);
+        let held = self.current_mut(&domain)?;
+        let Some((_, usage)) = held.shares.get_mut(&called.index) else {
+            return fail(Code::BadIndex, format!("index {} is not held here", called.index.get()));
+        };
+        let by = (r.session, request.signer().clone());
+        let reserve = usage.take(by, (term, called.fence), &limits, now)?;
+        let uses = usage.uses();
+        if let Some(reserve) = reserve {
+            let id = store::share_id(&domain, epoch, called.index);
+            self.commit(&[Change::Put { table: store::USAGE, id: &id, value: &encode(&reserve) }])?;
+        }
+        let (share, _) = &self.current(&domain)?.shares[&called.index];
+        let bytes = share.to_bytes();
+        #[cfg(feature = "testing")]
+        let bytes = if self.corrupt_answers { corrupted(bytes) } else { bytes };
+        let info = encode(&answer_info(request, &self.name, called.index));
+        let sealed = hpke::seal(&r.kem, &info, &[], &*bytes, &mut *self.rng)?;
+        let answer = Answer {
+            fleet: r.fleet,
+            session: r.session,
+            request: request.hash(),
+            domain,
+            epoch,
+            configuration: r.configuration,
+            index: called.index,
+            term,
+            fence: called.fence,
+            uses,
+            sealed: Bytes(sealed),
+        };
+        Ok(self.sign(answer)?.bytes().to_vec())
+    }
+
+    fn refuse(&self, request: &Signed<SessionRequest>, called: &Called, why: &Error) -> Result<Vec<u8>> {
+        let r = request.body();
+        let usage = self.current(&r.domain).ok().and_then(|held| held.shares.get(&called.index));
+        let (term, fence) = usage.map_or((0, 0), |(_, usage)| usage.fence());
+        let refusal = Refusal {
+            fleet: r.fleet,
+            session: r.session,
+            domain: r.domain.clone(),
+            index: called.index,
+            reason: why.code.as_str().to_owned(),
+            term,
+            fence,
+        };
+        Ok(self.sign(refusal)?.bytes().to_vec())
+    }
+
+    fn take_share(&self, open: &mut OpenSession, answer: &Signed<Answer>) -> Result<()> {
+        let (a, r) = (answer.body(), open.request.body());
+        if a.request != open.request.hash() || a.domain != r.domain {
+            return fail(Code::Replayed, "an answer to another request of this session");
+        }
+        if a.epoch != r.epoch || a.configuration != r.configuration {
+            return fail(Code::WrongEpoch, "a share of another epoch; shares of two epochs never mix");
+        }
+        let held = self.current(&r.domain)?;
+        if held.node_of(a.index) != Some(answer.signer()) {
+            return fail(Code::NotAMember, format!("{} does not hold index {}", answer.signer(), a.index.get()));
+        }
+        if open.culprits.contains(&a.index) || open.shares.contains_key(&a.index) {
+            return fail(Code::Replayed, format!("index {} has answered this session", a.index.get()));
+        }
+        let info = encode(&answer_info(&open.request, answer.signer(), a.index));
+        let blame = |e: Error| e.blaming(answer.signer().clone());
+        let opened = hpke::open(&open.kem, &info, &[], &a.sealed.0).map_err(blame)?;
+        let bytes: Zeroizing<[u8; 64]> = match <[u8; 64]>::try_from(opened.as_slice()) {
+            Ok(bytes) => Zeroizing::new(bytes),
+            Err(_) => return Err(blame(Error::new(Code::BadShare, "a shard has a wrong length"))),
+        };
+        open.shares.insert(a.index, Share::from_bytes(a.index, &bytes).map_err(blame)?);
+        Ok(())
+    }
+
+    /// Combines once k shares are there. The result is checked against the epoch's commitment to the key;
+    /// on a mismatch every share is checked against its own commitment, and the wrong ones are named.
+    fn try_combine(&mut self, open: &mut OpenSession, now: Duration) -> Result<Progress> {
+        let domain = open.request.body().domain.clone();
+        let limits = self.charter(&domain)?.limits.clone();
+        let mut lagrange = std::mem::take(&mut self.lagrange);
+        let held = self.current(&domain)?;
+        let need = usize::from(held.plan.threshold);
+        let mut progress = Progress { have: open.shares.len(), need, culprits: Vec::new(), closed: None };
+        let combined = if open.shares.len() < need {
+            None
+        } else {
+            let shares: Vec<&Share> = open.shares.values().collect();
+            let key_commitment = held.configuration.body().commitments.constant();
+            match sharing::combine(&shares, held.plan.threshold, key_commitment, &mut lagrange) {
+                Ok(secret) => Some(secret),
+                Err(e) if e.code == Code::BadCombination => {
+                    for index in sharing::find_bad(&shares, &held.points) {
+                        let node = held.node_of(index).cloned().unwrap_or_else(NodeId::hub);
+                        progress.culprits.push((index, node));
+                    }
+                    None
+                }
+                Err(e) => {
+                    self.lagrange = lagrange;
+                    return Err(e);
+                }
+            }
+        };
+        self.lagrange = lagrange;
+        for (index, _) in &progress.culprits {
+            open.shares.remove(index);
+            open.culprits.insert(*index);
+        }
+        progress.have = open.shares.len();
+        if let Some(secret) = combined {
+            let wrap = domain_use_key(secret.expose(), &domain, DOMAIN_KEY_VERSION, "wrap")?;
+            self.leases.insert(domain, Lease::start(wrap, &limits, now));
+            progress.closed = Some(self.closed(open, Outcome::Combined)?);
+        }
+        Ok(progress)
+    }
+
+    fn closed(&self, open: &OpenSession, outcome: Outcome) -> Result<Vec<u8>> {
+        let r = open.request.body();
+        let closed = Closed {
+            fleet: r.fleet,
+            session: r.session,
+            domain: r.domain.clone(),
+            outcome,
+            culprits: open.culprits.iter().copied().collect(),
+        };
+        Ok(self.sign(closed)?.bytes().to_vec())
+    }
+}
+
+/// The requester is a member, and asks for the epoch that is current here.
+fn check_request(held: &HeldEpoch, request: &Signed<SessionRequest>) -> Result<()> {
+    let r = request.body();
+    if held.plan.committee.iter().all(|seat| &seat.node != request.signer()) {
+        return fail(Code::NotAMember, format!("{} is no member of {}", request.signer(), r.domain));
+    }
+    if r.epoch != held.configuration.body().epoch || r.configuration != held.configuration.hash() {
+        return fail(Code::WrongEpoch, format!("epoch {} of {} is not current here", r.epoch, r.domain));
+    }
+    if r.purpose != UNLOCK {
+        return fail(Code::NotAuthorized, format!("sessions serve no purpose {:?}", r.purpose));
+    }
+    Ok(())
+}
+
+#[cfg(feature = "testing")]
+fn corrupted(mut bytes: Zeroizing<[u8; 64]>) -> Zeroizing<[u8; 64]> {
+    // The lowest byte keeps the scalar canonical, so that the commitment is what finds the change.
+    bytes[0] ^= 1;
+    bytes
+}

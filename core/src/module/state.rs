@@ -1,0 +1,337 @@
+//! A module's state: what it has verified and holds in memory, and how it comes back from the vault.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+use std::time::Duration;
+
+use zeroize::Zeroizing;
+
+use super::lease::Lease;
+use super::messages::{AccessKey, AliasRecord, Charter, Configuration, KeyRecord, Plan};
+use super::records::fleet_use_key;
+use super::roster::Roster;
+use super::sessions::OpenSession;
+use super::store::{self, EpochRecord, Pins, stored};
+use super::usage::{Reserved, Usage};
+use crate::encoding::{Bytes, encode};
+use crate::error::{Code, Error, Result, fail};
+use crate::ids::{DomainId, Epoch, FleetId, Hash, NodeId, SessionId, ShareIndex};
+use crate::memory::Secret;
+use crate::rng::CryptoRng;
+use crate::seal::fleet::{FleetKey, Window};
+use crate::seal::hpke::KemPrivate;
+use crate::seal::signing::{SigningKey, VerifyKey};
+use crate::seal::statement::{self, Approved, Signed, Statement};
+use crate::seal::tls;
+use crate::sharing::{self, LagrangeCache, Point, Share};
+use crate::vault::{Change, Root, Vault};
+
+/// The longest list of half-open sessions that one module keeps as a requester.
+pub const MAX_SESSIONS: usize = 256;
+
+pub struct State {
+    pub vault: Vault,
+    pub rng: Box<dyn CryptoRng + Send>,
+    pub name: NodeId,
+    pub sign: SigningKey,
+    pub kem: KemPrivate,
+    /// PKCS#8 of the TLS certifying key.
+    pub tls: Zeroizing<Vec<u8>>,
+    pub tls_spki: Vec<u8>,
+    pub boot: u64,
+    pub seq: u64,
+    pub pins: Option<Pins>,
+    pub roster: Option<Roster>,
+    pub fleet_keys: BTreeMap<u64, FleetKey>,
+    /// The outer wrapping keys of export tokens, by fleet epoch.
+    pub fleet_wraps: BTreeMap<u64, Secret<32>>,
+    pub peers: HashMap<NodeId, Window>,
+    pub charters: BTreeMap<DomainId, Approved<Charter>>,
+    pub burnt: BTreeMap<DomainId, Epoch>,
+    pub plans: HashMap<Hash, OpenPlan>,
+    pub epochs: BTreeMap<DomainId, BTreeMap<Epoch, HeldEpoch>>,
+    pub lagrange: LagrangeCache,
+    pub sessions: HashMap<SessionId, OpenSession>,
+    pub leases: BTreeMap<DomainId, Lease>,
+    pub access: HashMap<String, Approved<AccessKey>>,
+    pub signing_keys: HashMap<String, (String, Secret<32>)>,
+    pub keys: HashMap<[u8; 16], Signed<KeyRecord>>,
+    pub aliases: HashMap<String, Signed<AliasRecord>>,
+    #[cfg(feature = "testing")]
+    pub corrupt_answers: bool,
+}
+
+/// A plan that this module answered: its KEM keys, in memory only, so that no vault ever opens a dealing.
+pub struct OpenPlan {
+    pub plan: Signed<Plan>,
+    pub kem: BTreeMap<ShareIndex, KemPrivate>,
+}
+
+/// One epoch of a domain, as far as this module holds indices of it.
+pub struct HeldEpoch {
+    pub current: bool,
+    pub configuration: Signed<Configuration>,
+    pub plan: Plan,
+    /// `P_x` for every index of the committee.
+    pub points: BTreeMap<ShareIndex, Point>,
+    pub shares: BTreeMap<ShareIndex, (Share, Usage)>,
+}
+
+impl HeldEpoch {
+    pub fn open(configuration: Signed<Configuration>, current: bool, plan: Plan) -> Result<Self> {
+        let indices: Vec<ShareIndex> = plan.committee.iter().map(|s| s.index).collect();
+        let points = sharing::commitments_at(&configuration.body().commitments, &indices)?;
+        let points = indices.into_iter().zip(points).collect();
+        Ok(Self { current, configuration, plan, points, shares: BTreeMap::new() })
+    }
+
+    pub fn node_of(&self, index: ShareIndex) -> Option<&NodeId> {
+        self.plan.committee.iter().find(|s| s.index == index).map(|s| &s.node)
+    }
+}
+
+impl State {
+    pub fn create(
+        dir: &Path,
+        name: NodeId,
+        root: &Root<'_>,
+        mut rng: Box<dyn CryptoRng + Send>,
+        now: Duration,
+    ) -> Result<Self> {
+        if name == NodeId::operator() {
+            return fail(Code::NotAuthorized, "no module may be called operator");
+        }
+        let mut vault = Vault::create(dir, root, &mut *rng)?;
+        let sign = Secret::<32>::random(&mut *rng)?;
+        let kem = Secret::<32>::random(&mut *rng)?;
+        let tls = tls::generate_ca_key()?;
+        vault.commit(
+            &[
+                Change::Put { table: store::IDENTITY, id: store::ONLY, value: &encode(&name) },
+                Change::PutSecret { table: store::IDENTITY_KEYS, id: store::SIGN, value: sign.expose() },
+                Change::PutSecret { table: store::IDENTITY_KEYS, id: store::KEM, value: kem.expose() },
+                Change::PutSecret { table: store::IDENTITY_KEYS, id: store::TLS, value: &tls },
+            ],
+            &mut *rng,
+        )?;
+        Self::load(vault, rng, now)
+    }
+
+    pub fn open(dir: &Path, root: &Root<'_>, mut rng: Box<dyn CryptoRng + Send>, now: Duration) -> Result<Self> {
+        let vault = Vault::open(dir, root, &mut *rng)?;
+        Self::load(vault, rng, now)
+    }
+
+    fn load(mut vault: Vault, mut rng: Box<dyn CryptoRng + Send>, now: Duration) -> Result<Self> {
+        let name: NodeId = stored(&must(&vault, store::IDENTITY, store::ONLY)?)?;
+        let sign = SigningKey::from_seed(secret(&must(&vault, store::IDENTITY_KEYS, store::SIGN)?)?);
+        let kem = KemPrivate::from_seed(secret(&must(&vault, store::IDENTITY_KEYS, store::KEM)?)?)?;
+        let tls = must(&vault, store::IDENTITY_KEYS, store::TLS)?;
+        let tls_spki = tls::ca_spki(&tls)?;
+        let boot = match vault.get(store::BOOT, store::ONLY)? {
+            Some(bytes) => stored::<u64>(&bytes)? + 1,
+            None => 1,
+        };
+        vault.commit(&[Change::Put { table: store::BOOT, id: store::ONLY, value: &encode(&boot) }], &mut *rng)?;
+        let mut state = Self {
+            vault,
+            rng,
+            name,
+            sign,
+            kem,
+            tls,
+            tls_spki,
+            boot,
+            seq: 0,
+            pins: None,
+            roster: None,
+            fleet_keys: BTreeMap::new(),
+            fleet_wraps: BTreeMap::new(),
+            peers: HashMap::new(),
+            charters: BTreeMap::new(),
+            burnt: BTreeMap::new(),
+            plans: HashMap::new(),
+            epochs: BTreeMap::new(),
+            lagrange: LagrangeCache::default(),
+            sessions: HashMap::new(),
+            leases: BTreeMap::new(),
+            access: HashMap::new(),
+            signing_keys: HashMap::new(),
+            keys: HashMap::new(),
+            aliases: HashMap::new(),
+            #[cfg(feature = "testing")]
+            corrupt_answers: false,
+        };
+        state.load_fleet()?;
+        state.load_epochs(now)?;
+        Ok(state)
+    }
+
+    fn load_fleet(&mut self) -> Result<()> {
+        let Some(pins) = self.vault.get(store::PINS, store::ONLY)? else { return Ok(()) };
+        let pins: Pins = stored(&pins)?;
+        let (fleet, operator) = (pins.fleet, pins.operator.clone());
+        self.pins = Some(pins);
+        if let Some(bytes) = self.vault.get(store::ROSTER, store::ONLY)? {
+            self.roster = Some(Roster::open(&bytes, &fleet, &operator)?);
+        }
+        for (id, bytes) in self.vault.list(store::FLEET_KEY)? {
+            let fleet_epoch = stored(&id)?;
+            self.hold_fleet_key(fleet_epoch, FleetKey::from_secret(secret(&bytes)?))?;
+        }
+        for (_, bytes) in self.vault.list(store::CHARTER)? {
+            let charter: Approved<Charter> = statement::open_approved(&bytes, &fleet, &operator)?;
+            self.charters.insert(charter.body().domain.clone(), charter);
+        }
+        for (id, bytes) in self.vault.list(store::BURNT)? {
+            self.burnt.insert(stored(&id)?, stored(&bytes)?);
+        }
+        for (_, bytes) in self.vault.list(store::ACCESS)? {
+            let key: Approved<AccessKey> = statement::open_approved(&bytes, &fleet, &operator)?;
+            self.access.insert(key.body().access_key_id.clone(), key);
+        }
+        // Records were verified when they were learnt; the vault's own seal vouches for them since. Their
+        // signers may have retired in the meantime.
+        for (_, bytes) in self.vault.list(store::KEY)? {
+            let key: Signed<KeyRecord> = statement::read_unverified(&bytes)?;
+            self.keys.insert(key.body().key_id, key);
+        }
+        for (_, bytes) in self.vault.list(store::ALIAS)? {
+            let alias: Signed<AliasRecord> = statement::read_unverified(&bytes)?;
+            self.aliases.insert(alias.body().alias.clone(), alias);
+        }
+        Ok(())
+    }
+
+    fn load_epochs(&mut self, now: Duration) -> Result<()> {
+        for (_, bytes) in self.vault.list(store::EPOCH)? {
+            let record: EpochRecord = stored(&bytes)?;
+            let configuration: Signed<Configuration> = statement::read_unverified(&record.configuration.0)?;
+            let plan: Signed<Plan> = statement::read_unverified(&configuration.body().plan.0)?;
+            let (domain, epoch) = (configuration.body().domain.clone(), configuration.body().epoch);
+            let limits = self.charter(&domain)?.limits.clone();
+            let mut held = HeldEpoch::open(configuration, record.current, plan.into_body())?;
+            for seat in held.plan.committee.iter().filter(|s| s.node == self.name) {
+                let id = store::share_id(&domain, epoch, seat.index);
+                let bytes = must(&self.vault, store::SHARE, &id)?;
+                let share = Share::from_bytes(seat.index, &array(&bytes)?)?;
+                let reserved = match self.vault.get(store::USAGE, &id)? {
+                    Some(bytes) => stored(&bytes)?,
+                    None => Reserved::NONE,
+                };
+                held.shares.insert(seat.index, (share, Usage::resume(reserved, &limits, now)));
+            }
+            self.epochs.entry(domain).or_default().insert(epoch, held);
+        }
+        Ok(())
+    }
+
+    pub fn hold_fleet_key(&mut self, fleet_epoch: u64, key: FleetKey) -> Result<()> {
+        self.fleet_wraps.insert(fleet_epoch, fleet_use_key(key.secret(), "export-token")?);
+        self.fleet_keys.insert(fleet_epoch, key);
+        Ok(())
+    }
+
+    /// Erases what has ended by `now`; true when nothing timed is left.
+    pub fn sweep(&mut self, now: Duration) -> bool {
+        self.leases.retain(|_, lease| !lease.over(now));
+        self.sessions.retain(|_, session| !session.over(now));
+        self.leases.is_empty() && self.sessions.is_empty()
+    }
+
+    pub fn commit(&mut self, changes: &[Change<'_>]) -> Result<()> {
+        self.vault.commit(changes, &mut *self.rng).map(|_| ())
+    }
+
+    pub fn pins(&self) -> Result<&Pins> {
+        self.pins.as_ref().ok_or_else(|| Error::new(Code::BadState, "this module belongs to no fleet yet; enrol it"))
+    }
+
+    pub fn fleet(&self) -> Result<FleetId> {
+        self.pins().map(|p| p.fleet)
+    }
+
+    pub fn roster(&self) -> Result<&Roster> {
+        self.roster.as_ref().ok_or_else(|| Error::new(Code::BadState, "this module has no roster yet; enrol it"))
+    }
+
+    pub fn key_of(&self) -> impl Fn(&NodeId) -> Option<VerifyKey> + '_ {
+        |name| self.roster.as_ref().and_then(|r| r.key_of(name))
+    }
+
+    pub fn charter(&self, domain: &DomainId) -> Result<&Charter> {
+        self.charters.get(domain).map(Approved::body).ok_or_else(|| unknown_domain(domain))
+    }
+
+    /// The current epoch of `domain`, if this module holds an index of it.
+    pub fn current(&self, domain: &DomainId) -> Result<&HeldEpoch> {
+        self.epochs
+            .get(domain)
+            .and_then(|epochs| epochs.values().rev().find(|e| e.current))
+            .ok_or_else(|| Error::new(Code::NotAMember, format!("this module holds no shard of {domain}")))
+    }
+
+    pub fn current_mut(&mut self, domain: &DomainId) -> Result<&mut HeldEpoch> {
+        self.epochs
+            .get_mut(domain)
+            .and_then(|epochs| epochs.values_mut().rev().find(|e| e.current))
+            .ok_or_else(|| Error::new(Code::NotAMember, format!("this module holds no shard of {domain}")))
+    }
+
+    /// Signs as this module.
+    pub fn sign<T: Statement>(&self, body: T) -> Result<Signed<T>> {
+        Ok(statement::sign(body, &self.fleet()?, &self.name, &self.sign))
+    }
+
+    /// Opens a statement signed by any active module.
+    pub fn verify<T: Statement>(&self, bytes: &[u8]) -> Result<Signed<T>> {
+        statement::open(bytes, &self.fleet()?, &self.key_of())
+    }
+
+    /// Opens a statement that only the hub may sign.
+    pub fn verify_hub<T: Statement>(&self, bytes: &[u8]) -> Result<Signed<T>> {
+        let signed = self.verify::<T>(bytes)?;
+        if signed.signer() != self.roster()?.hub() {
+            return fail(Code::NotAuthorized, format!("{} is signed by {}, which is not the hub", T::LABEL, signed.signer()));
+        }
+        Ok(signed)
+    }
+
+    pub fn verify_operator<T: Statement>(&self, bytes: &[u8]) -> Result<Approved<T>> {
+        let pins = self.pins()?;
+        statement::open_approved(bytes, &pins.fleet, &pins.operator)
+    }
+
+    pub fn next_bytes<const N: usize>(&mut self) -> [u8; N] {
+        let mut out = [0; N];
+        self.rng.fill_bytes(&mut out);
+        out
+    }
+}
+
+pub fn unknown_domain(domain: &DomainId) -> Error {
+    Error::new(Code::UnknownDomain, format!("this module knows no charter of {domain}"))
+}
+
+fn must(vault: &Vault, table: &'static str, id: &[u8]) -> Result<Zeroizing<Vec<u8>>> {
+    vault.get(table, id)?.ok_or_else(|| {
+        Error::new(
+            Code::VaultCorrupt,
+            format!("the vault lacks a record of {table} that it must have; restore it from a copy or retire this node"),
+        )
+    })
+}
+
+fn array<const N: usize>(bytes: &[u8]) -> Result<Zeroizing<[u8; N]>> {
+    let array = bytes.try_into().map_err(|_| Error::new(Code::VaultCorrupt, "a secret of the vault has a wrong length"))?;
+    Ok(Zeroizing::new(array))
+}
+
+pub fn secret(bytes: &[u8]) -> Result<Secret<32>> {
+    Secret::take_from(&mut array::<32>(bytes)?)
+}
+
+/// Wraps signed bytes as they travel inside another statement.
+pub fn carried<T>(signed: &Signed<T>) -> Bytes {
+    Bytes(signed.bytes().to_vec())
+}

@@ -1,0 +1,65 @@
+//! What a module keeps in its vault: tables and record shapes. One name for each kind of record.
+
+use crate::encoding::{Bytes, Wire, decode, encode};
+use crate::error::Result;
+use crate::ids::{DomainId, Epoch, ShareIndex};
+use crate::record;
+
+pub const IDENTITY: &str = "identity";
+pub const IDENTITY_KEYS: &str = "identity-keys";
+pub const PINS: &str = "pins";
+pub const BOOT: &str = "boot";
+pub const ROSTER: &str = "roster";
+pub const FLEET_KEY: &str = "fleet-key";
+pub const CHARTER: &str = "charter";
+pub const BURNT: &str = "burnt";
+pub const DEALT: &str = "dealt";
+pub const EPOCH: &str = "epoch";
+pub const SHARE: &str = "share";
+pub const USAGE: &str = "usage";
+pub const ACCESS: &str = "access";
+pub const KEY: &str = "key";
+pub const ALIAS: &str = "alias";
+
+/// The id of a table's only record.
+pub const ONLY: &[u8] = b"";
+pub const SIGN: &[u8] = b"sign";
+pub const KEM: &[u8] = b"kem";
+pub const TLS: &[u8] = b"tls";
+
+record! {
+    /// Whom this module obeys; written once.
+    pub struct Pins {
+        pub fleet: crate::ids::FleetId,
+        pub operator: crate::seal::signing::VerifyKey,
+    }
+}
+
+record! {
+    pub struct EpochRecord {
+        pub current: bool,
+        /// The `Configuration` statement.
+        pub configuration: Bytes,
+    }
+}
+
+record! {
+    struct EpochKey { domain: DomainId, epoch: Epoch }
+}
+
+record! {
+    struct ShareKey { domain: DomainId, epoch: Epoch, index: ShareIndex }
+}
+
+pub fn epoch_id(domain: &DomainId, epoch: Epoch) -> Vec<u8> {
+    encode(&EpochKey { domain: domain.clone(), epoch })
+}
+
+pub fn share_id(domain: &DomainId, epoch: Epoch, index: ShareIndex) -> Vec<u8> {
+    encode(&ShareKey { domain: domain.clone(), epoch, index })
+}
+
+/// Reads a record that this module wrote.
+pub fn stored<T: Wire>(bytes: &[u8]) -> Result<T> {
+    decode(bytes)
+}
