@@ -11,6 +11,8 @@ use crate::error::{Code, Error, Result, fail};
 
 /// The largest encoding that is read, in bytes.
 pub const MAX_LEN: usize = 1 << 20;
+/// The deepest nesting of a value without a declared shape.
+pub const MAX_DEPTH: usize = 8;
 /// The longest list that is read.
 pub const MAX_ITEMS: u64 = 4096;
 
@@ -33,6 +35,59 @@ pub enum View {
     Text(String),
     List(Vec<View>),
     Record(Vec<(&'static str, View)>),
+}
+
+impl View {
+    fn get_at(from: &mut Decoder<'_>, depth: usize) -> Result<Self> {
+        use minicbor::data::Type;
+        if depth == 0 {
+            return fail(Code::TooLarge, "a message is nested too deeply");
+        }
+        match read(from.datatype())? {
+            Type::Null => read(from.null()).map(|()| Self::Nil),
+            Type::Bool => read(from.bool()).map(Self::Bool),
+            Type::U8 | Type::U16 | Type::U32 | Type::U64 => read(from.u64()).map(Self::Int),
+            Type::Bytes => Bytes::get(from).map(|b| Self::Bytes(b.0)),
+            Type::String => String::get(from).map(Self::Text),
+            Type::Array => match read(from.array())? {
+                Some(n) if n <= MAX_ITEMS => {
+                    (0..n).map(|_| Self::get_at(from, depth - 1)).collect::<Result<_>>().map(Self::List)
+                }
+                _ => fail(Code::TooLarge, format!("a list is over the limit of {MAX_ITEMS} items, or has no length")),
+            },
+            other => fail(Code::BadEncoding, format!("{other} has no place in a message")),
+        }
+    }
+}
+
+/// A value without a declared shape: bodies of fleet messages, which Python reads and writes.
+impl Wire for View {
+    fn put(&self, to: &mut Encoder<Vec<u8>>) {
+        match self {
+            Self::Nil => {
+                put(to.null());
+            }
+            Self::Bool(b) => b.put(to),
+            Self::Int(n) => n.put(to),
+            Self::Bytes(b) => {
+                put(to.bytes(b));
+            }
+            Self::Text(t) => t.put(to),
+            Self::List(items) => items.put(to),
+            Self::Record(fields) => {
+                put(to.array(fields.len() as u64));
+                for (_, value) in fields {
+                    value.put(to);
+                }
+            }
+        }
+    }
+    fn get(from: &mut Decoder<'_>) -> Result<Self> {
+        Self::get_at(from, MAX_DEPTH)
+    }
+    fn view(&self) -> View {
+        self.clone()
+    }
 }
 
 /// Encodes `value` canonically.

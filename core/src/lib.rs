@@ -11,6 +11,7 @@
 pub mod clock;
 pub mod encoding;
 pub mod error;
+pub mod hardening;
 pub mod ids;
 pub mod keys;
 pub mod memory;

@@ -20,10 +20,11 @@ use crate::module::messages::{
 };
 use crate::module::operator::{Invite, Operator};
 use crate::module::{
-    AnswerOrRefusal, Learnt, Module, PlanOrder, RecordKind, Sources, SubShare, views,
+    AnswerOrRefusal, Learnt, Module, PlanOrder, PublicKeys, RecordKind, Sources, SubShare, views,
 };
 use crate::rng::SystemRng;
 use crate::seal::signing::VerifyKey;
+use crate::seal::tls::Validity;
 use crate::vault::Root;
 
 pyo3::create_exception!(_core, CoreError, pyo3::exceptions::PyException, "A check that failed in the core.");
@@ -226,7 +227,7 @@ impl PyOperator {
         path: PathBuf,
         region: &str,
         account: &str,
-        not_before: i64,
+        not_before: u64,
         passphrase: Option<&[u8]>,
     ) -> PyResult<Self> {
         let root = root(passphrase);
@@ -286,7 +287,7 @@ impl PyOperator {
         &self,
         py: Python<'py>,
         request: &[u8],
-        not_before: i64,
+        not_before: u64,
     ) -> PyResult<(Bound<'py, PyBytes>, Bound<'py, PyBytes>)> {
         let (entry, ca) = check(py, self.get().approve_entry(request, not_before))?;
         Ok((bytes(py, &entry), bytes(py, &ca)))
@@ -462,17 +463,16 @@ impl PyModule_ {
         Ok(bytes(py, &check(py, self.0.tls_spki())?))
     }
 
-    #[pyo3(signature = (spki, ca, *, names, not_before, not_after))]
+    #[pyo3(signature = (spki, *, names, not_before, not_after))]
     fn certify_tls<'py>(
         &self,
         py: Python<'py>,
         spki: &[u8],
-        ca: &[u8],
         names: Vec<String>,
-        not_before: i64,
-        not_after: i64,
+        not_before: u64,
+        not_after: u64,
     ) -> PyResult<Bound<'py, PyBytes>> {
-        Ok(bytes(py, &run(py, || self.0.certify_tls(spki, ca, &names, not_before, not_after))?))
+        Ok(bytes(py, &run(py, || self.0.certify_tls(spki, &names, Validity { not_before, not_after }))?))
     }
 
     fn install_roster<'py>(&self, py: Python<'py>, roster: &[u8]) -> PyResult<Bound<'py, PyAny>> {
@@ -491,7 +491,7 @@ impl PyModule_ {
             .map(|(entry, statement)| {
                 let out = to_python(py, &entry.view())?;
                 out.set_item("statement", bytes(py, statement))?;
-                out.set_item("fingerprint", bytes(py, &entry.fingerprint().0))?;
+                out.set_item("fingerprint", bytes(py, &PublicKeys::of_entry(entry).fingerprint().0))?;
                 Ok(out)
             })
             .collect()

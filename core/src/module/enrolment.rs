@@ -13,7 +13,8 @@ use crate::record;
 use crate::seal::fleet::FleetKey;
 use crate::seal::hpke::{self, Info, KemPublic, SUITE};
 use crate::seal::signing::VerifyKey;
-use crate::seal::{statement, tls};
+use crate::seal::statement;
+use crate::seal::tls::{Authority, TlsAuthority, Validity};
 use crate::vault::Change;
 
 record! {
@@ -22,6 +23,14 @@ record! {
 }
 
 impl PublicKeys {
+    pub fn of_request(r: &EnrolRequest) -> Self {
+        Self { sign: r.sign.clone(), kem: r.kem.clone(), tls: r.tls.clone() }
+    }
+
+    pub fn of_entry(e: &Entry) -> Self {
+        Self { sign: e.sign.clone(), kem: e.kem.clone(), tls: e.tls.clone() }
+    }
+
     #[must_use]
     pub fn fingerprint(&self) -> Hash {
         Hash(crate::encoding::digest("quorate/v1/module/keys", &encode(self)))
@@ -110,8 +119,11 @@ impl Module {
     }
 
     /// A TLS leaf certificate (DER) for `spki`, signed by this module's TLS CA.
-    pub fn certify_tls(&self, spki: &[u8], ca: &[u8], names: &[String], not_before: i64, not_after: i64) -> Result<Vec<u8>> {
-        self.with(|s, _| tls::sign_leaf(&s.tls, ca, spki, &s.name, names, not_before, not_after))
+    pub fn certify_tls(&self, spki: &[u8], names: &[String], validity: Validity) -> Result<Vec<u8>> {
+        self.with(|s, _| {
+            let authority = TlsAuthority::from_pkcs8(Authority::Module(s.name.clone()), &s.tls)?;
+            Ok(authority.certify_leaf(&s.name, spki, names, validity, &mut *s.rng)?.der)
+        })
     }
 
     /// Verifies a roster and stores it; a lower or a conflicting version is refused.
@@ -153,7 +165,7 @@ impl Module {
 
 impl State {
     pub fn public_keys(&self) -> PublicKeys {
-        PublicKeys { sign: self.sign.public(), kem: self.kem.public(), tls: Bytes(self.tls_spki.clone()) }
+        PublicKeys { sign: self.sign.public(), kem: self.kem.public().clone(), tls: Bytes(self.tls_spki.clone()) }
     }
 
     fn pin(&mut self, fleet: FleetId, operator: &VerifyKey) -> Result<()> {

@@ -19,7 +19,7 @@ use crate::error::{Code, Error, Result, fail};
 use crate::ids::{DomainId, Epoch, Hash, NodeId, ShareIndex};
 use crate::seal::hpke::{self, Info, KemPrivate, SUITE};
 use crate::seal::statement::Signed;
-use crate::sharing::{self, Constant, Share, Shape, Weight};
+use crate::sharing::{self, Constant, Shape, Share, Threshold, Weight};
 use crate::vault::Change;
 
 /// One sealed sub-share for this module: its index, the dealer's place in the plan, the sealed bytes.
@@ -98,7 +98,7 @@ impl Module {
             let keys = s.check_plan_keys(&plan, plan_keys)?;
             s.burn_dealing(&p.domain, p.to_epoch)?;
             let indices: Vec<ShareIndex> = p.committee.iter().map(|seat| seat.index).collect();
-            let dealt = sharing::deal(p.threshold, &indices, Constant::Fresh, &mut *s.rng)?;
+            let dealt = sharing::deal(Threshold::new(u64::from(p.threshold))?, &indices, Constant::Fresh, &mut *s.rng)?;
             let mut sealed = Vec::new();
             for ((seat, key), share) in p.committee.iter().zip(&keys).zip(&dealt.shares) {
                 let info = encode(&sub_share_info(&plan, &s.name, seat));
@@ -191,7 +191,7 @@ impl Module {
 
 impl State {
     /// What a module refuses in a plan, whoever signed it (design section 4.1).
-    fn check_plan(&self, p: &Plan) -> Result<()> {
+    pub fn check_plan(&self, p: &Plan) -> Result<()> {
         let Some(charter) = self.charters.get(&p.domain) else { return Err(unknown_domain(&p.domain)) };
         let c = charter.body();
         let outside = |what: &str| fail(Code::OutsideCharter, format!("the charter of {} does not allow {what}", p.domain));
@@ -324,6 +324,7 @@ impl State {
         dealings: &[Vec<u8>],
     ) -> Result<Vec<Signed<Dealing>>> {
         let p = plan.body();
+        let threshold = Threshold::new(u64::from(p.threshold))?;
         if dealings.len() != p.dealers.len() || hashes.len() != p.dealers.len() {
             return fail(Code::BadCommitments, "the configuration does not hold one dealing of each dealer");
         }
@@ -335,10 +336,7 @@ impl State {
             if dealing.signer() != &dealer.node || dealing.hash() != *hash || d.plan != plan.hash() {
                 return fail(Code::BadCommitments, "a dealing is not the one that the configuration names");
             }
-            if d.commitments.len() != usize::from(p.threshold) {
-                let what = format!("a dealing has {} commitments for threshold {}", d.commitments.len(), p.threshold);
-                return Err(blame(Error::new(Code::BadCommitments, what)));
-            }
+            d.commitments.require_threshold(threshold).map_err(blame)?;
             if d.sealed.len() != p.committee.len() || d.to_epoch != p.to_epoch || d.index != dealer.index {
                 return Err(blame(Error::new(Code::BadCommitments, "a dealing does not fit its plan")));
             }

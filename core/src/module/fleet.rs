@@ -6,7 +6,7 @@ use super::state::State;
 use crate::encoding::View;
 use crate::error::{Code, Error, Result, fail};
 use crate::ids::NodeId;
-use crate::seal::fleet::{Header, VERSION, open_message, seal_message};
+use crate::seal::fleet::{Header, VERSION, Window, open_message, seal_message};
 
 /// The only kind that may not know its receiver's boot number: it tells the sender's.
 pub const HELLO: &str = "link/hello";
@@ -74,7 +74,10 @@ impl State {
         if !hello && !self.peers.contains_key(&header.from) {
             return fail(Code::StaleBoot, format!("{} has not said hello since this module started", header.from));
         }
-        self.peers.entry(header.from.clone()).or_default().accept(header.boot, header.seq)?;
+        self.peers
+            .entry(header.from.clone())
+            .or_insert_with(|| Window::new(header.boot))
+            .accept(header.boot, header.seq)?;
         Ok((header.from, header.kind, body))
     }
 }

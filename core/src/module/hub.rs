@@ -2,24 +2,23 @@
 //! hub go beyond what the operator signed: every member's module checks again.
 
 use super::Module;
-use super::enrolment::rekey_info;
+use super::enrolment::{PublicKeys, rekey_info};
 use super::messages::{
     Called, Charter, Configuration, Dealer, EnrolRequest, Entry, Grant, Plan, Purpose, Rekey, Role,
     Roster as RosterStatement, Seat, SessionRequest, Token,
 };
 use super::operator::access_info;
-use super::state::{carried, unknown_domain};
+use super::state::carried;
 use crate::encoding::{Bytes, encode};
 use crate::error::{Code, Result, fail};
-use crate::ids::{DomainId, Epoch, Hash, NodeId};
+use crate::ids::{Epoch, Hash, NodeId};
 use crate::seal::fleet::FleetKey;
 use crate::seal::hpke;
-use crate::seal::statement::{self, Signed};
+use crate::seal::statement;
 use crate::sharing::{self, Shape, Weight};
 
 /// What a plan is made of, beside the charter.
 pub struct PlanOrder {
-    pub domain: DomainId,
     pub purpose: Purpose,
     pub from_epoch: Epoch,
     pub to_epoch: Epoch,
@@ -50,8 +49,8 @@ impl Module {
     }
 
     /// Verifies a request for a place: its own signature, the token and its secret, fresh name and keys.
-    /// `now`: Unix seconds.
-    pub fn check_enrolment(&self, request: &[u8], token: &[u8], now: u64) -> Result<Signed<EnrolRequest>> {
+    /// Returns the fingerprint for the operator to compare. `now`: Unix seconds.
+    pub fn check_enrolment(&self, request: &[u8], token: &[u8], now: u64) -> Result<Hash> {
         self.with(|s, _| {
             let token = s.verify_operator::<Token>(token)?;
             let request = statement::open_self_signed::<EnrolRequest>(request, &s.fleet()?, &|r| r.sign.clone())?;
@@ -66,13 +65,13 @@ impl Module {
             if r.name != t.name || r.role != t.role || r.zone != t.zone || request.signer() != &r.name {
                 return fail(Code::NotAuthorized, "the request differs from its token in name, role or zone");
             }
-            let fingerprint = super::operator::fingerprint(r);
+            let fingerprint = PublicKeys::of_request(r).fingerprint();
             if t.fingerprint.is_some_and(|f| f != fingerprint) {
                 return fail(Code::NotAuthorized, "the token is bound to another module's keys");
             }
             let entry = super::operator::entry_of(r);
             s.roster()?.admits(&entry, statement::hash_of(&entry))?;
-            Ok(request)
+            Ok(fingerprint)
         })
     }
 
@@ -116,13 +115,10 @@ impl Module {
         self.with(|s, _| {
             s.learn_charter(charter)?;
             let charter = s.verify_operator::<Charter>(charter)?;
-            if s.charters.get(&order.domain).map(statement::Approved::hash) != Some(charter.hash()) {
-                return Err(unknown_domain(&order.domain));
-            }
             let shape = Shape::new(u64::from(order.threshold), order.committee.len() as u64)?;
             let plan = Plan {
                 fleet: s.fleet()?,
-                domain: order.domain,
+                domain: charter.body().domain.clone(),
                 charter: charter.hash(),
                 purpose: order.purpose,
                 from_epoch: order.from_epoch,

@@ -21,8 +21,6 @@ mod roster;
 mod sessions;
 mod state;
 mod store;
-#[cfg(test)]
-mod tests;
 mod usage;
 pub mod views;
 
@@ -30,7 +28,10 @@ use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-pub use roster::Roster;
+pub use enrolment::PublicKeys;
+pub use epochs::SubShare;
+pub use hub::PlanOrder;
+pub use records::{Learnt, RecordKind};
 pub use sessions::{AnswerOrRefusal, Progress};
 
 use crate::clock::{BootClock, Clock};

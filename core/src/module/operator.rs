@@ -5,7 +5,6 @@ use std::path::Path;
 
 use zeroize::Zeroizing;
 
-use super::enrolment::PublicKeys;
 use super::messages::{
     AccessKey, Charter, EnrolRequest, Entry, FleetInfo, Invitation, Role, Standing, Token,
 };
@@ -19,13 +18,15 @@ use crate::record;
 use crate::rng::CryptoRng;
 use crate::seal::hpke::{self, Info, SUITE};
 use crate::seal::signing::{SigningKey, VerifyKey};
-use crate::seal::{statement, tls};
+use crate::seal::statement;
+use crate::seal::tls::{Authority, TlsAuthority, Validity};
 use crate::vault::{Change, Root, Vault};
 
 record! {
-    struct Stored {
-        fleet_info: Bytes,
-        tls_root: Bytes,
+    /// What the operator's vault keeps in the clear.
+    pub struct Stored {
+        pub fleet_info: Bytes,
+        pub tls_root: Bytes,
     }
 }
 
@@ -64,15 +65,16 @@ impl Operator {
         root: &Root<'_>,
         region: &str,
         account: &str,
-        not_before: i64,
+        not_before: u64,
         mut rng: Box<dyn CryptoRng + Send>,
     ) -> Result<Self> {
-        let mut vault = Vault::create(dir, root, &mut *rng)?;
+        let mut vault = Vault::create(dir, *root, &mut *rng)?;
         let sign = Secret::<32>::random(&mut *rng)?;
         let mut fleet = FleetId([0; 16]);
         rng.fill_bytes(&mut fleet.0);
-        let tls = tls::generate_ca_key()?;
-        let tls_root = tls::operator_root(&tls, &fleet, not_before)?;
+        let authority = TlsAuthority::generate(Authority::Operator(fleet))?;
+        let tls_root = authority.root(ca_validity(not_before), &mut *rng)?.der;
+        let tls = authority.pkcs8();
         let key = SigningKey::from_seed(sign);
         let info = FleetInfo {
             fleet,
@@ -97,7 +99,7 @@ impl Operator {
     }
 
     pub fn open(dir: &Path, root: &Root<'_>, mut rng: Box<dyn CryptoRng + Send>) -> Result<Self> {
-        let vault = Vault::open(dir, root, &mut *rng)?;
+        let vault = Vault::open(dir, *root, &mut *rng)?;
         let missing = || Error::new(Code::VaultCorrupt, "the operator's vault lacks its keys; restore it from a copy");
         let kept: Stored = stored(&vault.get(IDENTITY, ONLY)?.ok_or_else(missing)?)?;
         let seed = vault.get(IDENTITY_KEYS, SIGN)?.ok_or_else(missing)?;
@@ -157,10 +159,11 @@ impl Operator {
     }
 
     /// Signs a roster entry for a request, and its module's TLS CA certificate (DER).
-    pub fn approve_entry(&self, request: &[u8], not_before: i64) -> Result<(Vec<u8>, Vec<u8>)> {
+    pub fn approve_entry(&mut self, request: &[u8], not_before: u64) -> Result<(Vec<u8>, Vec<u8>)> {
         let request = statement::open_self_signed::<EnrolRequest>(request, &self.fleet, &|r| r.sign.clone())?;
         let entry = entry_of(request.body());
-        let ca = tls::sign_module_ca(&self.tls, self.tls_root(), &entry.name, &entry.tls.0, not_before)?;
+        let authority = TlsAuthority::from_pkcs8(Authority::Operator(self.fleet), &self.tls)?;
+        let ca = authority.certify_module(&entry.name, &entry.tls.0, ca_validity(not_before), &mut *self.rng)?.der;
         Ok((statement::approve(&entry, &self.fleet, &self.sign), ca))
     }
 
@@ -205,6 +208,12 @@ impl Operator {
     }
 }
 
+/// CA certificates live as long as the keys they name: what ends a module is the roster.
+fn ca_validity(not_before: u64) -> Validity {
+    const TWENTY_YEARS: u64 = 20 * 366 * 24 * 3600;
+    Validity { not_before, not_after: not_before.saturating_add(TWENTY_YEARS) }
+}
+
 /// The first entry of the module that made this request.
 pub fn entry_of(r: &EnrolRequest) -> Entry {
     Entry {
@@ -221,11 +230,6 @@ pub fn entry_of(r: &EnrolRequest) -> Entry {
         kem: r.kem.clone(),
         tls: r.tls.clone(),
     }
-}
-
-/// The fingerprint of the keys in a request.
-pub fn fingerprint(r: &EnrolRequest) -> Hash {
-    PublicKeys { sign: r.sign.clone(), kem: r.kem.clone(), tls: r.tls.clone() }.fingerprint()
 }
 
 pub fn token_secret_hash(secret: &[u8; 32]) -> Hash {

@@ -191,7 +191,7 @@ impl Module {
 pub fn token_context(domain: &DomainId, key_id: [u8; 16], key_version: u32) -> token::TokenContext {
     token::TokenContext {
         domain: domain.clone(),
-        key_id,
+        key_id: key_id.iter().map(|b| format!("{b:02x}")).collect(),
         key_version: u64::from(key_version),
         domain_key_version: super::sessions::DOMAIN_KEY_VERSION,
     }

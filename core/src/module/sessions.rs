@@ -287,11 +287,12 @@ impl State {
             None
         } else {
             let shares: Vec<&Share> = open.shares.values().collect();
+            let points: Vec<_> = held.points.iter().map(|(x, p)| (*x, p)).collect();
             let key_commitment = held.configuration.body().commitments.constant();
-            match sharing::combine(&shares, held.plan.threshold, key_commitment, &mut lagrange) {
+            match sharing::combine(&shares, held.threshold()?, key_commitment, &mut lagrange) {
                 Ok(secret) => Some(secret),
                 Err(e) if e.code == Code::BadCombination => {
-                    for index in sharing::find_bad(&shares, &held.points) {
+                    for index in sharing::find_bad(&shares, &points) {
                         let node = held.node_of(index).cloned().unwrap_or_else(NodeId::hub);
                         progress.culprits.push((index, node));
                     }

@@ -22,8 +22,8 @@ use crate::seal::fleet::{FleetKey, Window};
 use crate::seal::hpke::KemPrivate;
 use crate::seal::signing::{SigningKey, VerifyKey};
 use crate::seal::statement::{self, Approved, Signed, Statement};
-use crate::seal::tls;
-use crate::sharing::{self, LagrangeCache, Point, Share};
+use crate::seal::tls::{Authority, TlsAuthority};
+use crate::sharing::{self, LagrangeCache, Point, Share, Threshold};
 use crate::vault::{Change, Root, Vault};
 
 /// The longest list of half-open sessions that one module keeps as a requester.
@@ -54,7 +54,8 @@ pub struct State {
     pub sessions: HashMap<SessionId, OpenSession>,
     pub leases: BTreeMap<DomainId, Lease>,
     pub access: HashMap<String, Approved<AccessKey>>,
-    pub signing_keys: HashMap<String, (String, Secret<32>)>,
+    /// SigV4 signing keys by `access key id/date/region/service`.
+    pub signing_keys: HashMap<String, Secret<32>>,
     pub keys: HashMap<[u8; 16], Signed<KeyRecord>>,
     pub aliases: HashMap<String, Signed<AliasRecord>>,
     #[cfg(feature = "testing")]
@@ -85,6 +86,10 @@ impl HeldEpoch {
         Ok(Self { current, configuration, plan, points, shares: BTreeMap::new() })
     }
 
+    pub fn threshold(&self) -> Result<Threshold> {
+        Threshold::new(u64::from(self.plan.threshold))
+    }
+
     pub fn node_of(&self, index: ShareIndex) -> Option<&NodeId> {
         self.plan.committee.iter().find(|s| s.index == index).map(|s| &s.node)
     }
@@ -101,10 +106,10 @@ impl State {
         if name == NodeId::operator() {
             return fail(Code::NotAuthorized, "no module may be called operator");
         }
-        let mut vault = Vault::create(dir, root, &mut *rng)?;
+        let mut vault = Vault::create(dir, *root, &mut *rng)?;
         let sign = Secret::<32>::random(&mut *rng)?;
         let kem = Secret::<32>::random(&mut *rng)?;
-        let tls = tls::generate_ca_key()?;
+        let tls = TlsAuthority::generate(Authority::Module(name.clone()))?.pkcs8();
         vault.commit(
             &[
                 Change::Put { table: store::IDENTITY, id: store::ONLY, value: &encode(&name) },
@@ -118,7 +123,7 @@ impl State {
     }
 
     pub fn open(dir: &Path, root: &Root<'_>, mut rng: Box<dyn CryptoRng + Send>, now: Duration) -> Result<Self> {
-        let vault = Vault::open(dir, root, &mut *rng)?;
+        let vault = Vault::open(dir, *root, &mut *rng)?;
         Self::load(vault, rng, now)
     }
 
@@ -127,7 +132,7 @@ impl State {
         let sign = SigningKey::from_seed(secret(&must(&vault, store::IDENTITY_KEYS, store::SIGN)?)?);
         let kem = KemPrivate::from_seed(secret(&must(&vault, store::IDENTITY_KEYS, store::KEM)?)?)?;
         let tls = must(&vault, store::IDENTITY_KEYS, store::TLS)?;
-        let tls_spki = tls::ca_spki(&tls)?;
+        let tls_spki = TlsAuthority::from_pkcs8(Authority::Module(name.clone()), &tls)?.public();
         let boot = match vault.get(store::BOOT, store::ONLY)? {
             Some(bytes) => stored::<u64>(&bytes)? + 1,
             None => 1,
@@ -214,7 +219,7 @@ impl State {
             for seat in held.plan.committee.iter().filter(|s| s.node == self.name) {
                 let id = store::share_id(&domain, epoch, seat.index);
                 let bytes = must(&self.vault, store::SHARE, &id)?;
-                let share = Share::from_bytes(seat.index, &array(&bytes)?)?;
+                let share = Share::from_bytes(seat.index, &*array(&bytes)?)?;
                 let reserved = match self.vault.get(store::USAGE, &id)? {
                     Some(bytes) => stored(&bytes)?,
                     None => Reserved::NONE,
@@ -328,7 +333,7 @@ fn array<const N: usize>(bytes: &[u8]) -> Result<Zeroizing<[u8; N]>> {
 }
 
 pub fn secret(bytes: &[u8]) -> Result<Secret<32>> {
-    Secret::take_from(&mut array::<32>(bytes)?)
+    Secret::take_from(&mut *array::<32>(bytes)?)
 }
 
 /// Wraps signed bytes as they travel inside another statement.

@@ -44,11 +44,13 @@ record! {
 }
 
 record! {
-    struct EpochKey { domain: DomainId, epoch: Epoch }
+    /// Names one epoch's record.
+    pub struct EpochKey { pub domain: DomainId, pub epoch: Epoch }
 }
 
 record! {
-    struct ShareKey { domain: DomainId, epoch: Epoch, index: ShareIndex }
+    /// Names one share's records.
+    pub struct ShareKey { pub domain: DomainId, pub epoch: Epoch, pub index: ShareIndex }
 }
 
 pub fn epoch_id(domain: &DomainId, epoch: Epoch) -> Vec<u8> {

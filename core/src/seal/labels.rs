@@ -5,7 +5,7 @@
 //! Not here: the statements themselves (`seal::fleet`, `module::messages`).
 
 /// The list of each file that declares statements.
-pub const ALL: &[&[&str]] = &[super::fleet::LABELS];
+pub const ALL: &[&[&str]] = &[super::fleet::LABELS, crate::module::messages::LABELS];
 
 const _: () = assert!(all_well_formed(ALL), "a label is not quorate/v1/<protocol>/<message>");
 const _: () = assert!(all_distinct(ALL), "two statements have one label");

@@ -165,6 +165,42 @@ pub fn open_self_signed<T: Statement>(
     unverified.verify(fleet, &|_| Some(key))
 }
 
+/// Reads a statement whose signature is not checked here: one that this module's own vault vouches for,
+/// one whose verifying key stands in it, or one that is only shown.
+///
+/// # Errors
+/// `bad_encoding`, `too_large`, `wrong_kind`.
+pub fn read_unverified<T: Statement>(bytes: &[u8]) -> Result<Signed<T>> {
+    let Unverified { body, parsed, bytes } = Unverified::read(bytes)?;
+    let hash = Hash(digest(T::LABEL, &parsed.payload));
+    Ok(Signed { body, signer: parsed.signer, bytes, hash })
+}
+
+/// The hash of a statement of any kind, unverified.
+///
+/// # Errors
+/// `bad_encoding`, `too_large`.
+pub fn hash_in(bytes: &[u8]) -> Result<Hash> {
+    let parsed = Parsed::read(bytes)?;
+    Ok(Hash(digest(&parsed.label, &parsed.payload)))
+}
+
+/// The label of a statement, or of an operator-signed one, unverified.
+///
+/// # Errors
+/// `bad_encoding`, `too_large`.
+pub fn peek_any(bytes: &[u8]) -> Result<String> {
+    if let Ok((label, _)) = peek(bytes) {
+        return Ok(label);
+    }
+    check_size(bytes)?;
+    let (payload, signatures) = read_approved_parts(bytes)?;
+    match signatures.into_iter().next() {
+        Some(first) => Ok(Parsed::from_cose(first, Some(&payload))?.label),
+        None => fail(Code::BadSignature, "an approval carries no signature"),
+    }
+}
+
 /// Label and claimed signer of a statement, unverified: for choosing who should open it.
 ///
 /// # Errors
@@ -195,8 +231,7 @@ pub fn open_approved<T: Statement>(
     operator: &VerifyKey,
 ) -> Result<Approved<T>> {
     check_size(bytes)?;
-    let value = Value::from_slice(bytes).map_err(malformed)?;
-    let (payload, signatures) = read_approved(value)?;
+    let (payload, signatures) = read_approved_parts(bytes)?;
     if signatures.is_empty() {
         return fail(Code::BadSignature, "an approval carries no signature");
     }
@@ -262,6 +297,21 @@ impl<T: Statement> Unverified<T> {
         let hash = Hash(digest(T::LABEL, &self.parsed.payload));
         Ok(Signed { body: self.body, signer: self.parsed.signer, bytes: self.bytes, hash })
     }
+}
+
+/// Reads an operator-signed statement without checking its signatures, to learn whose it claims to be or
+/// to show it.
+///
+/// # Errors
+/// `bad_encoding`, `too_large`, `wrong_kind`.
+pub fn read_approved<T: Statement>(bytes: &[u8]) -> Result<Approved<T>> {
+    check_size(bytes)?;
+    let (payload, signatures) = read_approved_parts(bytes)?;
+    for signature in signatures {
+        Parsed::from_cose(signature, Some(&payload))?.expect_label(T::LABEL)?;
+    }
+    let hash = Hash(digest(T::LABEL, &payload));
+    Ok(Approved { body: decode(&payload)?, bytes: bytes.to_vec(), hash })
 }
 
 /// A COSE_Sign1 of our one shape, not yet verified.
@@ -363,7 +413,8 @@ fn write_approved(payload: Vec<u8>, signatures: Vec<CoseSign1>) -> Vec<u8> {
     write(Value::Array(vec![Value::Bytes(payload), Value::Array(list.collect())]))
 }
 
-fn read_approved(value: Value) -> Result<(Vec<u8>, Vec<CoseSign1>)> {
+fn read_approved_parts(bytes: &[u8]) -> Result<(Vec<u8>, Vec<CoseSign1>)> {
+    let value = Value::from_slice(bytes).map_err(malformed)?;
     let parts: Option<[Value; 2]> = match value {
         Value::Array(parts) => parts.try_into().ok(),
         _ => None,
