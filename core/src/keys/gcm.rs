@@ -42,3 +42,52 @@ pub fn open(key: &[u8; 32], nonce: [u8; NONCE_LEN], aad: &[u8], sealed: &[u8]) -
     buffer.truncate(len);
     Ok(buffer)
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+
+    #[test]
+    fn aes_256_gcm_agrees_with_wycheproof() {
+        let file: Value =
+            serde_json::from_str(include_str!("../../../tests/vectors/wycheproof/aes_gcm_test.json"))
+                .expect("JSON");
+        let unhex = |v: &Value| hex::decode(v.as_str().expect("text")).expect("hexadecimal");
+        let mut seen = [0; 2];
+        for group in file["testGroups"].as_array().expect("groups") {
+            if group["keySize"] != 256 || group["ivSize"] != 96 {
+                continue;
+            }
+            for t in group["tests"].as_array().expect("tests") {
+                let key: [u8; 32] = unhex(&t["key"]).try_into().expect("32 bytes");
+                let nonce: [u8; NONCE_LEN] = unhex(&t["iv"]).try_into().expect("12 bytes");
+                let (aad, message) = (unhex(&t["aad"]), unhex(&t["msg"]));
+                let sealed = [unhex(&t["ct"]), unhex(&t["tag"])].concat();
+                let opened = open(&key, nonce, &aad, &sealed);
+                let mut again = message.clone();
+                let tag = seal(&key, nonce, &aad, &mut again).expect("seals");
+                let same = [again, tag.to_vec()].concat() == sealed;
+                if t["result"] == "valid" {
+                    assert_eq!(*opened.expect("opens"), message, "{t}");
+                    assert!(same, "{t}");
+                    seen[0] += 1;
+                } else {
+                    assert_eq!(opened.expect_err("refused").code, Code::NotOpened, "{t}");
+                    assert!(!same, "{t}");
+                    seen[1] += 1;
+                }
+            }
+        }
+        assert_eq!(seen, [39, 27]);
+    }
+
+    #[test]
+    fn a_text_shorter_than_a_tag_is_refused() {
+        for len in 0..TAG_LEN {
+            let code = open(&[0; 32], [0; NONCE_LEN], &[], &vec![0; len]).expect_err("refused").code;
+            assert_eq!(code, Code::NotOpened);
+        }
+    }
+}

@@ -7,7 +7,7 @@
 //! Not here: where a key comes from (`module/` opens sessions and holds leases), who may use one, storage.
 
 pub mod blob;
-pub mod gcm;
+pub(crate) mod gcm;
 pub mod kdf;
 pub mod random;
 pub mod sealed;
@@ -24,4 +24,17 @@ pub mod label {
     pub const BLOB: &str = "quorate/v1/keys/blob";
 
     pub const ALL: &[&str] = &[DOMAIN_USE, TOKEN_INNER, TOKEN_OUTER, BLOB];
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::label;
+
+    #[test]
+    fn no_two_purposes_share_a_label() {
+        let distinct: BTreeSet<_> = label::ALL.iter().collect();
+        assert_eq!(distinct.len(), label::ALL.len());
+    }
 }
