@@ -41,7 +41,7 @@ crate::record! {
     }
 }
 
-crate::statements! {
+crate::statement! {
     /// A fleet message: an encoded [`Header`], and the encrypted body.
     pub struct Message = "quorate/v1/fleet/message" {
         pub header: Bytes,

@@ -28,7 +28,7 @@ pub trait Statement: Wire {
     const LABEL: &'static str;
 }
 
-/// Declares one statement: a `record!` with a label.
+/// Declares one statement: a `record!` with a label, which `seal::labels::ALL` lists too.
 #[macro_export]
 macro_rules! statement {
     ($(#[$meta:meta])* pub struct $name:ident = $label:literal { $($body:tt)+ }) => {
@@ -37,17 +37,6 @@ macro_rules! statement {
         impl $crate::seal::statement::Statement for $name {
             const LABEL: &'static str = $label;
         }
-    };
-}
-
-/// Declares all statements of a file, and `LABELS`, the list of their labels for `seal::labels::ALL`.
-#[macro_export]
-macro_rules! statements {
-    ($($(#[$meta:meta])* pub struct $name:ident = $label:literal { $($body:tt)+ })+) => {
-        $($crate::statement! { $(#[$meta])* pub struct $name = $label { $($body)+ } })+
-
-        /// The labels of this file's statements.
-        pub const LABELS: &[&str] = &[$($label),+];
     };
 }
 
