@@ -38,6 +38,7 @@ async def _create_alias(context: Context, request: CreateAliasRequest) -> None:
     name = _own_name(request.alias_name or "")
     key = await find_key(context, request.target_key_id or "", aliases=False)
     require_not_pending(context, key)
+    await context.intend()
     await context.backend.create_alias(context.call, name, key.key_id)
 
 
@@ -47,6 +48,7 @@ async def _delete_alias(context: Context, request: DeleteAliasRequest) -> None:
     check.done()
     name = _own_name(request.alias_name or "")
     context.call.key_id = await context.backend.resolve_alias(name) or ""
+    await context.intend()
     await context.backend.delete_alias(context.call, name)
 
 
@@ -63,9 +65,19 @@ async def _list_aliases(context: Context, request: ListAliasesRequest) -> dict[s
     found = await context.backend.list_aliases(key_id, paging.after(request.marker), limit + 1)
     last = found[limit - 1].name if len(found) > limit else ""
     shown, members = paging.page(found, limit, last)
-    return {"Aliases": [{"AliasName": alias.name, "AliasArn": context.arn_prefix + alias.name,
-                         "TargetKeyId": alias.key_id, "CreationDate": alias.created, "LastUpdatedDate": alias.updated}
-                        for alias in shown], **members}
+    return {
+        "Aliases": [
+            {
+                "AliasName": alias.name,
+                "AliasArn": context.arn_prefix + alias.name,
+                "TargetKeyId": alias.key_id,
+                "CreationDate": alias.created,
+                "LastUpdatedDate": alias.updated,
+            }
+            for alias in shown
+        ],
+        **members,
+    }
 
 
 def _check_name(check: Check, name: str | None) -> None:
@@ -86,7 +98,11 @@ def _own_name(name: str) -> str:
 
 
 OPERATIONS = (
-    Operation("CreateAlias", decoder(CreateAliasRequest), _create_alias, admin=True, changes_state=True, once=True),
-    Operation("DeleteAlias", decoder(DeleteAliasRequest), _delete_alias, admin=True, changes_state=True, once=True),
+    Operation(
+        "CreateAlias", decoder(CreateAliasRequest), _create_alias, admin=True, changes_state=True, once=True
+    ),
+    Operation(
+        "DeleteAlias", decoder(DeleteAliasRequest), _delete_alias, admin=True, changes_state=True, once=True
+    ),
     Operation("ListAliases", decoder(ListAliasesRequest), _list_aliases),
 )

@@ -41,8 +41,8 @@ class KeyState(StrEnum):
 class KeyRecord:
     """Public view of one KMS key.
 
-    `key_id`: UUID in lower case. `created`, `deletion_date`: seconds since 1970; a deletion date is set exactly
-    in state `PendingDeletion`. `key_version`: of the backing key. `version`: of this record.
+    `key_id`: UUID in lower case. `created`, `deletion_date`: seconds since 1970; a deletion date is set
+    exactly in state `PendingDeletion`. `key_version`: of the backing key. `version`: of this record.
     """
 
     key_id: str
@@ -74,11 +74,11 @@ class AliasRecord:
 class Call:
     """One authenticated call under way: who asks, and what the audit line will say.
 
-    `request_token` is the request's signature (64 hexadecimal digits). It is the same in a byte-identical repeat
-    and differs in an SDK's retry. A backend keeps the tokens of calls that change state for ten minutes,
-    fleet-wide, and raises `RequestReplayed` for one it has seen: the API's own cache sees one process only.
-    The operation fills in `key_id` and `domain`, and `source_key_id` for ReEncrypt; the backend fills in `session_id`
-    if a session served the call.
+    `request_token` is the request's signature (64 hexadecimal digits). It is the same in a byte-identical
+    repeat and differs in an SDK's retry. A backend keeps the tokens of calls that change state for ten
+    minutes, fleet-wide, and raises `RequestReplayed` for one it has seen: the API's own cache sees one
+    process only. The operation fills in `key_id` and `domain`, and `source_key_id` for ReEncrypt; the backend
+    fills in `session_id` if a session served the call.
     """
 
     request_id: str
@@ -100,11 +100,12 @@ class Phase(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class AuditRecord:
-    """One line of the audit log. Never a secret: no plaintext, ciphertext, context, signature or unverified name.
+    """One line of the audit log. Never a secret: no plaintext, ciphertext, context, signature or unverified
+    name.
 
     `outcome`: `OK`, an AWS error code, or `Forwarded` (the member that served it writes the line that tells).
-    `access_key_id`, `name`, `role` are empty unless the signature was verified. `suppressed`: how many refusals
-    of unauthenticated requests were not written since the last line, because they came too fast.
+    `access_key_id`, `name`, `role` are empty unless the signature was verified. `suppressed`: how many
+    refusals of unauthenticated requests were not written since the last line, because they came too fast.
     """
 
     request_id: str
@@ -139,7 +140,7 @@ class InvalidCiphertext(BackendError):
 
 
 class KeyUnavailable(BackendError):
-    """The key's domain cannot be used now: too few live holders, the hub down without a lease, domain locked."""
+    """The key's domain cannot be used now: too few live holders, hub down without a lease, domain locked."""
 
 
 class CannotServe(BackendError):
@@ -181,28 +182,34 @@ class RequestReplayed(BackendError):
 class SignatureChecker(Protocol):
     """The module's half of SigV4: it holds the access secrets and computes the HMAC."""
 
-    async def check(self, access_key_id: str, date: str, region: str, service: str,
-                    string_to_sign: bytes, signature: str) -> Identity:
-        """`date`: YYYYMMDD of the scope. `signature`: 64 lower-case hexadecimal digits, compared in constant time.
+    async def check(
+        self, access_key_id: str, date: str, region: str, service: str, string_to_sign: bytes, signature: str
+    ) -> Identity:
+        """`date`: YYYYMMDD of the scope. `signature`: 64 lower-case hexadecimal digits, compared in constant
+        time.
 
-        Raises `SignatureRejected`, after the same work, for an unknown or disabled key and for a wrong signature.
+        Raises `SignatureRejected`, after the same work, for an unknown or disabled key and for a wrong
+        signature.
         """
         ...
 
 
 class Backend(Protocol):
-    """What a node does for the API. Every method may raise `KeyUnavailable`, `CannotServe`, `DependencyTimeout`.
+    """What a node does for the API. Every method may raise `KeyUnavailable`, `CannotServe`,
+    `DependencyTimeout`.
 
-    Methods that change state also raise `RequestReplayed` (see `Call`), `KeyNotFound` and `StateConflict`, and
-    return once the change is durable. Lists are in ascending order of key id or alias name, start after `after`
-    (exclusive; None: at the beginning), and hold at most `limit` entries.
+    Methods that change state also raise `RequestReplayed` (see `Call`), `KeyNotFound` and `StateConflict`,
+    and return once the change is durable. Lists are in ascending order of key id or alias name, start after
+    `after` (exclusive; None: at the beginning), and hold at most `limit` entries.
     """
 
     async def can_serve(self) -> bool:
         """True while this node can serve or forward."""
         ...
 
-    async def create_key(self, call: Call, domain: str, description: str, tags: Mapping[str, str]) -> KeyRecord:
+    async def create_key(
+        self, call: Call, domain: str, description: str, tags: Mapping[str, str]
+    ) -> KeyRecord:
         """Raises `UnknownDomain`, `LimitExceeded`."""
         ...
 
@@ -228,7 +235,9 @@ class Backend(Protocol):
         """Raises `AliasNotFound`."""
         ...
 
-    async def list_aliases(self, key_id: str | None, after: str | None, limit: int) -> Sequence[AliasRecord]: ...
+    async def list_aliases(
+        self, key_id: str | None, after: str | None, limit: int
+    ) -> Sequence[AliasRecord]: ...
 
     async def resolve_alias(self, name: str) -> str | None:
         """The key id that the alias names."""
@@ -238,19 +247,29 @@ class Backend(Protocol):
         """The key id that a ciphertext names, unverified. Raises `InvalidCiphertext`."""
         ...
 
-    async def encrypt(self, call: Call, key: KeyRecord, plaintext: bytes, context: Mapping[str, str]) -> bytes: ...
+    async def encrypt(
+        self, call: Call, key: KeyRecord, plaintext: bytes, context: Mapping[str, str]
+    ) -> bytes: ...
 
     async def decrypt(self, call: Call, key: KeyRecord, blob: bytes, context: Mapping[str, str]) -> bytes:
         """Raises `InvalidCiphertext`."""
         ...
 
-    async def reencrypt(self, call: Call, source: KeyRecord, blob: bytes, source_context: Mapping[str, str],
-                        destination: KeyRecord, destination_context: Mapping[str, str]) -> bytes:
+    async def reencrypt(
+        self,
+        call: Call,
+        source: KeyRecord,
+        blob: bytes,
+        source_context: Mapping[str, str],
+        destination: KeyRecord,
+        destination_context: Mapping[str, str],
+    ) -> bytes:
         """The plaintext stays in the module. Raises `InvalidCiphertext`."""
         ...
 
-    async def generate_data_key(self, call: Call, key: KeyRecord, size: int, context: Mapping[str, str],
-                                with_plaintext: bool) -> tuple[bytes | None, bytes]:
+    async def generate_data_key(
+        self, call: Call, key: KeyRecord, size: int, context: Mapping[str, str], with_plaintext: bool
+    ) -> tuple[bytes | None, bytes]:
         """(plaintext or None, blob); `size` in bytes, 1 to 1024."""
         ...
 

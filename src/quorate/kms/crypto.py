@@ -1,7 +1,7 @@
 """Use of keys: Encrypt, Decrypt, ReEncrypt, GenerateDataKey (with and without plaintext), GenerateRandom.
 
-The encryption context goes to the module exactly as the client gave it: names and values are case-sensitive, and the
-order of pairs has no meaning. DryRun stops after every check that needs no key material.
+The encryption context goes to the module exactly as the client gave it: names and values are case-sensitive,
+and the order of pairs has no meaning. DryRun stops after every check that needs no key material.
 
 Not here: any cryptography.
 """
@@ -89,7 +89,9 @@ async def _encrypt(context: Context, request: EncryptRequest) -> dict[str, Any]:
     key = await find_usable_key(context, request.key_id or "")
     _require_algorithm(context, key, request.encryption_algorithm)
     _stop_dry_run(request.dry_run)
-    blob = await context.backend.encrypt(context.call, key, request.plaintext or b"", request.encryption_context or {})
+    blob = await context.backend.encrypt(
+        context.call, key, request.plaintext or b"", request.encryption_context or {}
+    )
     return {"CiphertextBlob": blob, "KeyId": context.key_arn(key.key_id), "EncryptionAlgorithm": ALGORITHM}
 
 
@@ -132,22 +134,36 @@ async def _re_encrypt(context: Context, request: ReEncryptRequest) -> dict[str, 
     _require_algorithm(context, source, request.source_encryption_algorithm)
     _require_algorithm(context, destination, request.destination_encryption_algorithm)
     _stop_dry_run(request.dry_run)
-    sealed = await context.backend.reencrypt(context.call, source, blob, request.source_encryption_context or {},
-                                             destination, request.destination_encryption_context or {})
-    return {"CiphertextBlob": sealed, "SourceKeyId": context.key_arn(source.key_id),
-            "KeyId": context.key_arn(destination.key_id), "SourceEncryptionAlgorithm": ALGORITHM,
-            "DestinationEncryptionAlgorithm": ALGORITHM}
+    sealed = await context.backend.reencrypt(
+        context.call,
+        source,
+        blob,
+        request.source_encryption_context or {},
+        destination,
+        request.destination_encryption_context or {},
+    )
+    return {
+        "CiphertextBlob": sealed,
+        "SourceKeyId": context.key_arn(source.key_id),
+        "KeyId": context.key_arn(destination.key_id),
+        "SourceEncryptionAlgorithm": ALGORITHM,
+        "DestinationEncryptionAlgorithm": ALGORITHM,
+    }
 
 
 async def _generate_data_key(context: Context, request: GenerateDataKeyRequest) -> dict[str, Any]:
     return await _data_key(context, request, with_plaintext=True)
 
 
-async def _generate_data_key_without_plaintext(context: Context, request: GenerateDataKeyRequest) -> dict[str, Any]:
+async def _generate_data_key_without_plaintext(
+    context: Context, request: GenerateDataKeyRequest
+) -> dict[str, Any]:
     return await _data_key(context, request, with_plaintext=False)
 
 
-async def _data_key(context: Context, request: GenerateDataKeyRequest, *, with_plaintext: bool) -> dict[str, Any]:
+async def _data_key(
+    context: Context, request: GenerateDataKeyRequest, *, with_plaintext: bool
+) -> dict[str, Any]:
     check = Check()
     check.key_reference("keyId", request.key_id)
     check.context("encryptionContext", request.encryption_context)
@@ -161,8 +177,9 @@ async def _data_key(context: Context, request: GenerateDataKeyRequest, *, with_p
     size = request.number_of_bytes or _DATA_KEY_SIZES[request.key_spec or ""]
     key = await find_usable_key(context, request.key_id or "")
     _stop_dry_run(request.dry_run)
-    plaintext, blob = await context.backend.generate_data_key(context.call, key, size, request.encryption_context or {},
-                                                              with_plaintext)
+    plaintext, blob = await context.backend.generate_data_key(
+        context.call, key, size, request.encryption_context or {}, with_plaintext
+    )
     members: dict[str, Any] = {"CiphertextBlob": blob, "KeyId": context.key_arn(key.key_id)}
     if with_plaintext:
         members["Plaintext"] = plaintext
@@ -181,7 +198,9 @@ async def _generate_random(context: Context, request: GenerateRandomRequest) -> 
 
 
 async def _key_of_blob(context: Context, blob: bytes, named: str | None) -> KeyRecord:
-    """The usable key that a ciphertext was made with; if the client names a key, it must be that one (ATTACKS N78)."""
+    """The usable key that a ciphertext was made with; if the client names a key, it must be that one (ATTACKS
+    N78).
+    """
     if named is not None:
         key = await find_key(context, named)
         if context.backend.blob_key_id(blob) != key.key_id:
@@ -198,8 +217,10 @@ async def _key_of_blob(context: Context, blob: bytes, named: str | None) -> KeyR
 
 def _require_algorithm(context: Context, key: KeyRecord, algorithm: str | None) -> None:
     if algorithm not in (None, ALGORITHM):
-        raise errors.invalid_key_usage(f"{context.key_arn(key.key_id)} key spec is SYMMETRIC_DEFAULT, which is not "
-                                       f"compatible with the algorithm {algorithm}.")
+        raise errors.invalid_key_usage(
+            f"{context.key_arn(key.key_id)} key spec is SYMMETRIC_DEFAULT, which is not "
+            f"compatible with the algorithm {algorithm}."
+        )
 
 
 def _refuse_recipient(recipient: Recipient | None) -> None:
@@ -222,7 +243,11 @@ OPERATIONS = (
     Operation("Decrypt", decoder(DecryptRequest), _decrypt),
     Operation("ReEncrypt", decoder(ReEncryptRequest), _re_encrypt),
     Operation("GenerateDataKey", decoder(GenerateDataKeyRequest), _generate_data_key, once=True),
-    Operation("GenerateDataKeyWithoutPlaintext", decoder(GenerateDataKeyRequest), _generate_data_key_without_plaintext,
-              once=True),
+    Operation(
+        "GenerateDataKeyWithoutPlaintext",
+        decoder(GenerateDataKeyRequest),
+        _generate_data_key_without_plaintext,
+        once=True,
+    ),
     Operation("GenerateRandom", decoder(GenerateRandomRequest), _generate_random),
 )

@@ -3,10 +3,10 @@
 Codes and texts are AWS's (botocore's kms/2014-11-01/service-2.json and "Common Error Types" of the KMS API
 Reference); where AWS has no code for a case, the nearest is used and the text says more.
 
-Decisions: a signature that cannot be verified is 403, whatever the reason, but 400 where a request is ambiguous.
-Unknown access key and wrong signature are one answer, `InvalidSignatureException` (AWS tells them apart by
-`UnrecognizedClientException`, which lets anyone enumerate access keys). Only codes with status 500, and
-`ThrottlingException`, are retried by the SDKs.
+Decisions: a signature that cannot be verified is 403, whatever the reason, but 400 where a request is
+ambiguous. Unknown access key and wrong signature are one answer, `InvalidSignatureException` (AWS tells them
+apart by `UnrecognizedClientException`, which lets anyone enumerate access keys). Only codes with status 500,
+and `ThrottlingException`, are retried by the SDKs.
 
 Not here: how an error is written to the wire (app.py, sts.py).
 """
@@ -26,7 +26,7 @@ class KmsError(Exception):
         self.status = status
 
 
-# Authentication. `IncompleteSignature` is for what cannot be parsed, `InvalidSignature` for what does not hold.
+# Authentication. `IncompleteSignature` is for what cannot be read, `InvalidSignature` for what does not hold.
 
 
 def missing_authentication() -> KmsError:
@@ -42,31 +42,44 @@ def ambiguous_request(message: str) -> KmsError:
     return KmsError("IncompleteSignatureException", message, 400)
 
 
-def invalid_signature(message: str = "The request signature we calculated does not match the signature you provided. "
-                      "Check your AWS Access Key Id, your AWS Secret Access Key and signing method. "
-                      "Consult the service documentation for details.") -> KmsError:
+def invalid_signature(
+    message: str = "The request signature we calculated does not match the signature you provided. "
+    "Check your AWS Access Key Id, your AWS Secret Access Key and signing method. "
+    "Consult the service documentation for details.",
+) -> KmsError:
     return KmsError("InvalidSignatureException", message, 403)
 
 
 def security_token_refused() -> KmsError:
-    return KmsError("UnrecognizedClientException", "The security token included in the request is invalid: "
-                    "this endpoint issues no session tokens; unset AWS_SESSION_TOKEN.", 403)
+    return KmsError(
+        "UnrecognizedClientException",
+        "The security token included in the request is invalid: "
+        "this endpoint issues no session tokens; unset AWS_SESSION_TOKEN.",
+        403,
+    )
 
 
 def replayed() -> KmsError:
-    return invalid_signature("Signature already used: a request with this signature was accepted before, and this "
-                             "operation must not run twice. Sign the request anew to repeat it.")
+    return invalid_signature(
+        "Signature already used: a request with this signature was accepted before, and this "
+        "operation must not run twice. Sign the request anew to repeat it."
+    )
 
 
 def access_denied(account: str, user: str, operation: str, role: str) -> KmsError:
-    return KmsError("AccessDeniedException",
-                    f"User: arn:aws:iam::{account}:user/{user} is not authorized to perform: kms:{operation} on "
-                    f"resource: * because no access key of role '{role}' allows the kms:{operation} action")
+    return KmsError(
+        "AccessDeniedException",
+        f"User: arn:aws:iam::{account}:user/{user} is not authorized to perform: kms:{operation} on "
+        f"resource: * because no access key of role '{role}' allows the kms:{operation} action",
+    )
 
 
 def ciphertext_key_not_found() -> KmsError:
-    return KmsError("AccessDeniedException", "The ciphertext refers to a customer master key that does not exist, "
-                    "does not exist in this region, or you are not allowed to access.")
+    return KmsError(
+        "AccessDeniedException",
+        "The ciphertext refers to a customer master key that does not exist, "
+        "does not exist in this region, or you are not allowed to access.",
+    )
 
 
 # Requests that cannot be read.
@@ -77,7 +90,9 @@ def serialization(message: str) -> KmsError:
 
 
 def unknown_operation() -> KmsError:
-    return KmsError("UnknownOperationException", "The requested operation is not recognized by the service.", 404)
+    return KmsError(
+        "UnknownOperationException", "The requested operation is not recognized by the service.", 404
+    )
 
 
 def too_large(limit: int) -> KmsError:
@@ -85,7 +100,9 @@ def too_large(limit: int) -> KmsError:
 
 
 def too_slow(seconds: float) -> KmsError:
-    return KmsError("RequestTimeoutException", f"The request body did not arrive within {seconds:g} seconds.", 408)
+    return KmsError(
+        "RequestTimeoutException", f"The request body did not arrive within {seconds:g} seconds.", 408
+    )
 
 
 def throttled(message: str) -> KmsError:
@@ -128,7 +145,9 @@ def limit_exceeded(message: str) -> KmsError:
 
 
 def dry_run() -> KmsError:
-    return KmsError("DryRunOperationException", "The request would have succeeded, but the DryRun option is set.")
+    return KmsError(
+        "DryRunOperationException", "The request would have succeeded, but the DryRun option is set."
+    )
 
 
 # Keys, aliases, ciphertexts.
@@ -167,8 +186,10 @@ def invalid_key_usage(message: str) -> KmsError:
 
 
 def incorrect_key() -> KmsError:
-    return KmsError("IncorrectKeyException",
-                    "The key ID in the request does not identify a CMK that can perform this operation.")
+    return KmsError(
+        "IncorrectKeyException",
+        "The key ID in the request does not identify a CMK that can perform this operation.",
+    )
 
 
 def invalid_ciphertext() -> KmsError:
@@ -180,30 +201,42 @@ def invalid_ciphertext() -> KmsError:
 
 
 def internal(request_id: str) -> KmsError:
-    return KmsError("KMSInternalException", f"The request failed because of an internal error; it can be retried. "
-                    f"The server's log explains it under the id {request_id}.", 500)
+    return KmsError(
+        "KMSInternalException",
+        f"The request failed because of an internal error; it can be retried. "
+        f"The server's log explains it under the id {request_id}.",
+        500,
+    )
 
 
 def audit_failed() -> KmsError:
-    return KmsError("KMSInternalException", "The request was refused because its audit record could not be written.",
-                    500)
+    return KmsError(
+        "KMSInternalException", "The request was refused because its audit record could not be written.", 500
+    )
 
 
 def key_unavailable(detail: str) -> KmsError:
-    return KmsError("KeyUnavailableException",
-                    detail or "The request was rejected because the specified KMS key was not available. "
-                    "You can retry the request.", 500)
+    return KmsError(
+        "KeyUnavailableException",
+        detail
+        or "The request was rejected because the specified KMS key was not available. "
+        "You can retry the request.",
+        500,
+    )
 
 
 def dependency_timeout() -> KmsError:
-    return KmsError("DependencyTimeoutException",
-                    "The system timed out while trying to fulfill the request. You can retry the request.", 500)
+    return KmsError(
+        "DependencyTimeoutException",
+        "The system timed out while trying to fulfill the request. You can retry the request.",
+        500,
+    )
 
 
-def from_backend(error: backend.BackendError, arn_prefix: str) -> KmsError:
-    """Translates a backend's failure. `arn_prefix`: `arn:aws:kms:REGION:ACCOUNT:`.
+def from_backend(error: backend.BackendError, arn_prefix: str) -> KmsError | None:
+    """A backend's failure in AWS's words; None for a class that has no line here.
 
-    A class without a line here is a programming error and raises `TypeError`, which becomes an internal error.
+    `arn_prefix`: `arn:aws:kms:REGION:ACCOUNT:`.
     """
     match error:
         case backend.SignatureRejected():
@@ -223,10 +256,12 @@ def from_backend(error: backend.BackendError, arn_prefix: str) -> KmsError:
         case backend.AliasExists():
             return alias_exists(arn_prefix + error.detail)
         case backend.UnknownDomain():
-            return invalid_tag(f"The domain '{error.detail}' named by the tag quorate:domain does not exist; "
-                               f"`quorate domain list` shows those that do.")
+            return invalid_tag(
+                f"The domain '{error.detail}' named by the tag quorate:domain does not exist; "
+                f"`quorate domain list` shows those that do."
+            )
         case backend.StateConflict():
             return invalid_state(error.detail)
         case backend.LimitExceeded():
             return limit_exceeded(error.detail)
-    raise TypeError(f"no line in the error table for {type(error).__name__}")
+    return None

@@ -1,4 +1,5 @@
-"""One HTTP request and one HTTP response as values, so that a request can be forwarded exactly as it was signed.
+"""One HTTP request and one HTTP response as values, so that a request can be forwarded exactly as it was
+signed.
 
 Here: the two values. Not here: sockets (the ASGI server) and what the bytes mean (sigv4, app).
 """
@@ -25,7 +26,7 @@ class SignedRequest:
     peer: str = ""
 
     def header(self, name: bytes) -> bytes:
-        """The first value of a header, or empty. The verifier refuses repeats of every header that matters."""
+        """The first value of a header, or empty. The verifier refuses repeats of headers that matter."""
         for key, value in self.headers:
             if key == name:
                 return value

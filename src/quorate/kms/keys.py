@@ -1,7 +1,7 @@
 """Operations on keys as such: create, describe, list, enable, disable, schedule and cancel deletion.
 
-Only symmetric encryption keys exist so far. A key policy is checked for form and size and then ignored: what an
-access key may do follows from its role. The tag `quorate:domain` names the domain; without it, `default`.
+Only symmetric encryption keys exist so far. A key policy is checked for form and size and then ignored: what
+an access key may do follows from its role. The tag `quorate:domain` names the domain; without it, `default`.
 
 Not here: use of a key (crypto.py), names for it (aliases.py).
 """
@@ -20,10 +20,35 @@ from quorate.kms.validation import Check, Request, decoder
 DOMAIN_TAG = "quorate:domain"
 DEFAULT_DOMAIN = "default"
 
-_USAGES = ("SIGN_VERIFY", "ENCRYPT_DECRYPT", "GENERATE_VERIFY_MAC", "KEY_AGREEMENT", "ENCAPSULATE_DECAPSULATE")
-_SPECS = ("RSA_2048", "RSA_3072", "RSA_4096", "ECC_NIST_P256", "ECC_NIST_P384", "ECC_NIST_P521", "ECC_SECG_P256K1",
-          "SYMMETRIC_DEFAULT", "HMAC_224", "HMAC_256", "HMAC_384", "HMAC_512", "SM2", "ML_DSA_44", "ML_DSA_65",
-          "ML_DSA_87", "ECC_NIST_EDWARDS25519", "ML_KEM_512", "ML_KEM_768", "ML_KEM_1024")
+_USAGES = (
+    "SIGN_VERIFY",
+    "ENCRYPT_DECRYPT",
+    "GENERATE_VERIFY_MAC",
+    "KEY_AGREEMENT",
+    "ENCAPSULATE_DECAPSULATE",
+)
+_SPECS = (
+    "RSA_2048",
+    "RSA_3072",
+    "RSA_4096",
+    "ECC_NIST_P256",
+    "ECC_NIST_P384",
+    "ECC_NIST_P521",
+    "ECC_SECG_P256K1",
+    "SYMMETRIC_DEFAULT",
+    "HMAC_224",
+    "HMAC_256",
+    "HMAC_384",
+    "HMAC_512",
+    "SM2",
+    "ML_DSA_44",
+    "ML_DSA_65",
+    "ML_DSA_87",
+    "ECC_NIST_EDWARDS25519",
+    "ML_KEM_512",
+    "ML_KEM_768",
+    "ML_KEM_1024",
+)
 _ORIGINS = ("AWS_KMS", "EXTERNAL", "AWS_CLOUDHSM", "EXTERNAL_KEY_STORE")
 _POLICY_QUOTA = 32768  # bytes; the model allows 131072 characters, the quota is what AWS enforces
 _TAGS_QUOTA = 50
@@ -89,6 +114,7 @@ async def _create_key(context: Context, request: CreateKeyRequest) -> dict[str, 
     _check_policy(request.policy)
     tags = _checked_tags(request.tags or [])
     domain = tags.get(DOMAIN_TAG, DEFAULT_DOMAIN)
+    await context.intend()
     key = await context.backend.create_key(context.call, domain, request.description or "", tags)
     context.call.key_id, context.call.domain = key.key_id, key.domain
     return {"KeyMetadata": _metadata(context, key)}
@@ -96,8 +122,10 @@ async def _create_key(context: Context, request: CreateKeyRequest) -> dict[str, 
 
 def _check_kind(request: CreateKeyRequest) -> None:
     if request.key_spec is not None and request.customer_master_key_spec is not None:
-        raise errors.validation("You cannot specify KeySpec and CustomerMasterKeySpec in the same request. "
-                                "CustomerMasterKeySpec is deprecated.")
+        raise errors.validation(
+            "You cannot specify KeySpec and CustomerMasterKeySpec in the same request. "
+            "CustomerMasterKeySpec is deprecated."
+        )
     spec = request.key_spec or request.customer_master_key_spec or "SYMMETRIC_DEFAULT"
     if spec != "SYMMETRIC_DEFAULT":
         raise errors.unsupported(f"KeySpec {spec} is not supported; use SYMMETRIC_DEFAULT.")
@@ -129,8 +157,9 @@ def _checked_tags(given: list[Tag]) -> dict[str, str]:
         if name.lower().startswith("aws:"):
             raise errors.invalid_tag("Tag keys must not begin with aws:")
         if not all(letter.isalnum() or letter in _TAG_MARKS for letter in name + value):
-            raise errors.invalid_tag(f"The tag '{name}' holds a character other than letters, digits, spaces and "
-                                     "_ . : / = + - @")
+            raise errors.invalid_tag(
+                f"The tag '{name}' holds a character other than letters, digits, spaces and _ . : / = + - @"
+            )
         tags[name] = value
     if len(tags) > _TAGS_QUOTA:
         raise errors.invalid_tag(f"A key can have at most {_TAGS_QUOTA} tags.")
@@ -154,18 +183,23 @@ async def _list_keys(context: Context, request: ListKeysRequest) -> dict[str, An
     found = await context.backend.list_keys(paging.after(request.marker), limit + 1)
     last = found[limit - 1].key_id if len(found) > limit else ""
     shown, members = paging.page(found, limit, last)
-    return {"Keys": [{"KeyId": key.key_id, "KeyArn": context.key_arn(key.key_id)} for key in shown], **members}
+    return {
+        "Keys": [{"KeyId": key.key_id, "KeyArn": context.key_arn(key.key_id)} for key in shown],
+        **members,
+    }
 
 
 async def _enable_key(context: Context, request: KeyRequest) -> None:
     key = await _named_key(context, request.key_id)
     require_not_pending(context, key)
+    await context.intend()
     await context.backend.set_enabled(context.call, key.key_id, True)
 
 
 async def _disable_key(context: Context, request: KeyRequest) -> None:
     key = await _named_key(context, request.key_id)
     require_not_pending(context, key)
+    await context.intend()
     await context.backend.set_enabled(context.call, key.key_id, False)
 
 
@@ -177,15 +211,21 @@ async def _schedule_key_deletion(context: Context, request: ScheduleKeyDeletionR
     days = request.pending_window_in_days or 30
     key = await find_key(context, request.key_id or "", aliases=False)
     require_not_pending(context, key)
+    await context.intend()
     key = await context.backend.schedule_deletion(context.call, key.key_id, context.now + days * _DAY)
-    return {"KeyId": context.key_arn(key.key_id), "KeyState": key.state, "DeletionDate": key.deletion_date,
-            "PendingWindowInDays": days}
+    return {
+        "KeyId": context.key_arn(key.key_id),
+        "KeyState": key.state,
+        "DeletionDate": key.deletion_date,
+        "PendingWindowInDays": days,
+    }
 
 
 async def _cancel_key_deletion(context: Context, request: KeyRequest) -> dict[str, Any]:
     key = await _named_key(context, request.key_id)
     if key.state is not KeyState.PENDING_DELETION:
         raise errors.invalid_state(f"{context.key_arn(key.key_id)} is not pending deletion.")
+    await context.intend()
     await context.backend.cancel_deletion(context.call, key.key_id)
     return {"KeyId": context.key_arn(key.key_id)}
 
@@ -199,11 +239,21 @@ async def _named_key(context: Context, key_id: str | None) -> KeyRecord:
 
 def _metadata(context: Context, key: KeyRecord) -> dict[str, Any]:
     members: dict[str, Any] = {
-        "AWSAccountId": context.settings.account, "KeyId": key.key_id, "Arn": context.key_arn(key.key_id),
-        "CreationDate": key.created, "Enabled": key.enabled, "Description": key.description,
-        "KeyUsage": "ENCRYPT_DECRYPT", "KeyState": key.state, "Origin": "AWS_KMS", "KeyManager": "CUSTOMER",
-        "CustomerMasterKeySpec": "SYMMETRIC_DEFAULT", "KeySpec": "SYMMETRIC_DEFAULT",
-        "EncryptionAlgorithms": ["SYMMETRIC_DEFAULT"], "MultiRegion": False}
+        "AWSAccountId": context.settings.account,
+        "KeyId": key.key_id,
+        "Arn": context.key_arn(key.key_id),
+        "CreationDate": key.created,
+        "Enabled": key.enabled,
+        "Description": key.description,
+        "KeyUsage": "ENCRYPT_DECRYPT",
+        "KeyState": key.state,
+        "Origin": "AWS_KMS",
+        "KeyManager": "CUSTOMER",
+        "CustomerMasterKeySpec": "SYMMETRIC_DEFAULT",
+        "KeySpec": "SYMMETRIC_DEFAULT",
+        "EncryptionAlgorithms": ["SYMMETRIC_DEFAULT"],
+        "MultiRegion": False,
+    }
     if key.deletion_date is not None:
         members["DeletionDate"] = key.deletion_date
     return members
@@ -215,7 +265,20 @@ OPERATIONS = (
     Operation("ListKeys", decoder(ListKeysRequest), _list_keys),
     Operation("EnableKey", decoder(KeyRequest), _enable_key, admin=True, changes_state=True, once=True),
     Operation("DisableKey", decoder(KeyRequest), _disable_key, admin=True, changes_state=True, once=True),
-    Operation("ScheduleKeyDeletion", decoder(ScheduleKeyDeletionRequest), _schedule_key_deletion, admin=True,
-              changes_state=True, once=True),
-    Operation("CancelKeyDeletion", decoder(KeyRequest), _cancel_key_deletion, admin=True, changes_state=True, once=True),
+    Operation(
+        "ScheduleKeyDeletion",
+        decoder(ScheduleKeyDeletionRequest),
+        _schedule_key_deletion,
+        admin=True,
+        changes_state=True,
+        once=True,
+    ),
+    Operation(
+        "CancelKeyDeletion",
+        decoder(KeyRequest),
+        _cancel_key_deletion,
+        admin=True,
+        changes_state=True,
+        once=True,
+    ),
 )

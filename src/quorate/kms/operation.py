@@ -1,4 +1,5 @@
-"""What every operation shares: its declaration, its surroundings, and how it finds the key that a request names.
+"""What every operation shares: its declaration, its surroundings, and how it finds the key that a request
+names.
 
 Not here: any single operation (keys.py, aliases.py, crypto.py, sts.py), nor who may call at all (sigv4.py).
 """
@@ -20,8 +21,8 @@ _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12
 class Settings:
     """`region`, `account`: of the fleet, as they stand in ARNs and SigV4 scopes.
 
-    `require_key_id`: Decrypt must name its key, and ReEncrypt its source key, so that a ciphertext cannot choose
-    the key it is opened with (ATTACKS N78). Off by default, as with AWS.
+    `require_key_id`: Decrypt must name its key, and ReEncrypt its source key, so that a ciphertext cannot
+    choose the key it is opened with (ATTACKS N78). Off by default, as with AWS.
     """
 
     region: str
@@ -35,13 +36,18 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """Surroundings of one call. `now`: seconds since 1970. `arn_prefix`: of every key and alias of the fleet."""
+    """Surroundings of one call. `now`: seconds since 1970. `arn_prefix`: of the fleet's keys and aliases.
+
+    `intend`: writes the audit line of what is about to happen, durably; every operation that changes state
+    awaits it after its checks and before the change, so that nothing changes without a record (ATTACKS N84).
+    """
 
     backend: Backend
     settings: Settings
     arn_prefix: str
     call: Call
     now: float
+    intend: Callable[[], Awaitable[None]]
 
     def key_arn(self, key_id: str) -> str:
         return f"{self.arn_prefix}key/{key_id}"
@@ -51,7 +57,7 @@ class Context:
 class Operation:
     """`read`: body to request. `run`: request to the members of the answer, or None for an empty body.
 
-    `admin`: only access keys of role admin may call it. `changes_state`: an intent is audited before it runs.
+    `admin`: only access keys of role admin may call it. `changes_state`: it audits an intent first.
     `once`: a byte-identical repeat is refused.
     """
 

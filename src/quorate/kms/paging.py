@@ -1,7 +1,7 @@
 """Pages of lists: AWS's Limit and Marker over an ascending order.
 
-A marker is the last name of the previous page, in base64 behind a version; clients must not look inside. It needs no
-protection: it starts a list that its bearer may read anyway.
+A marker is the last name of the previous page, in base64 behind a version; clients must not look inside. It
+needs no protection: it starts a list that its bearer may read anyway.
 """
 
 from __future__ import annotations
@@ -31,7 +31,9 @@ def after(marker: str | None) -> str | None:
 
 
 def page(found: Sequence[T], limit: int, last: str) -> tuple[Sequence[T], dict[str, Any]]:
-    """Cuts a list of up to limit+1 entries. `last` is the name of entry `limit`. Returns it with AWS's page members."""
+    """Cuts a list of up to limit+1 entries. `last` is the name of entry `limit`. Returns it with AWS's page
+    members.
+    """
     if len(found) <= limit:
         return found, {"Truncated": False}
     marker = binascii.b2a_base64(_VERSION + last.encode(), newline=False).decode()

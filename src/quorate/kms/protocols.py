@@ -40,7 +40,9 @@ class AwsJson:
 
     def __init__(self) -> None:
         groups = (keys.OPERATIONS, aliases.OPERATIONS, crypto.OPERATIONS)
-        self._operations = {_TARGET + operation.name.encode(): operation for group in groups for operation in group}
+        self._operations = {
+            _TARGET + operation.name.encode(): operation for group in groups for operation in group
+        }
         self._encode = msgspec.json.Encoder().encode
 
     def operation(self, request: SignedRequest) -> Operation:
@@ -76,14 +78,22 @@ class StsQuery:
     def success(self, operation: Operation, members: dict[str, Any] | None, request_id: str) -> Response:
         name = operation.name
         inner = "".join(f"<{key}>{escape(str(value))}</{key}>" for key, value in (members or {}).items())
-        return self._xml(200, request_id, f'<{name}Response xmlns="{sts.NAMESPACE}"><{name}Result>{inner}</{name}Result>'
-                         f"<ResponseMetadata><RequestId>{request_id}</RequestId></ResponseMetadata></{name}Response>")
+        return self._xml(
+            200,
+            request_id,
+            f'<{name}Response xmlns="{sts.NAMESPACE}"><{name}Result>{inner}</{name}Result>'
+            f"<ResponseMetadata><RequestId>{request_id}</RequestId></ResponseMetadata></{name}Response>",
+        )
 
     def failure(self, error: errors.KmsError, request_id: str) -> Response:
         party = "Receiver" if error.status >= 500 else "Sender"
-        return self._xml(error.status, request_id, f'<ErrorResponse xmlns="{sts.NAMESPACE}"><Error><Type>{party}</Type>'
-                         f"<Code>{sts.code(error.code)}</Code><Message>{escape(error.message)}</Message></Error>"
-                         f"<RequestId>{request_id}</RequestId></ErrorResponse>")
+        return self._xml(
+            error.status,
+            request_id,
+            f'<ErrorResponse xmlns="{sts.NAMESPACE}"><Error><Type>{party}</Type>'
+            f"<Code>{sts.code(error.code)}</Code><Message>{escape(error.message)}</Message></Error>"
+            f"<RequestId>{request_id}</RequestId></ErrorResponse>",
+        )
 
     def _xml(self, status: int, request_id: str, text: str) -> Response:
         body = text.encode()
@@ -91,8 +101,11 @@ class StsQuery:
 
 
 def _headers(media_type: bytes, request_id: str, body: bytes) -> tuple[Header, ...]:
-    return ((b"x-amzn-requestid", request_id.encode()), (b"content-type", media_type),
-            (b"content-length", b"%d" % len(body)))
+    return (
+        (b"x-amzn-requestid", request_id.encode()),
+        (b"content-type", media_type),
+        (b"content-length", b"%d" % len(body)),
+    )
 
 
 _AWS_JSON = AwsJson()

@@ -1,8 +1,9 @@
-"""How many refused requests of unauthenticated callers are audited: enough to see an attack, too few to be one.
+"""How many refused requests of unauthenticated callers are audited: enough to see an attack, too few to be
+one.
 
-Each audit line costs a durable write. Without a bound, anybody who reaches the port could fill the disk with them,
-and with the disk full every request is refused. Refusals beyond the bound are counted, and the next line tells how
-many. Calls with a valid signature are always audited.
+Each audit line costs a durable write. Without a bound, anybody who reaches the port could fill the disk with
+them, and with the disk full every request is refused. Refusals beyond the bound are counted, and the next
+line tells how many. Calls with a valid signature are always audited.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ class RefusalLimiter:
         self._suppressed = 0
 
     def take(self) -> int | None:
-        """Number of refusals left out since the last line, if this one may be written; else None, and it is counted."""
+        """Number of refusals left out since the last line, if this one may be written; else None, and it is
+        counted.
+        """
         now = self._clock()
         self._tokens = min(BURST, self._tokens + max(0.0, now - self._at) * PER_SECOND)
         self._at = now

@@ -39,16 +39,22 @@ def code(kms_code: str) -> str:
 def named_operation(form: bytes) -> Operation:
     """The operation that a form names. Raises `errors.KmsError`."""
     try:
-        pairs = parse_qsl(form.decode("ascii"), keep_blank_values=True, strict_parsing=True, errors="strict",
-                          max_num_fields=100)
+        pairs = parse_qsl(
+            form.decode("ascii"),
+            keep_blank_values=True,
+            strict_parsing=True,
+            errors="strict",
+            max_num_fields=100,
+        )
     except ValueError:
         raise errors.serialization("The request body is not a well-formed form.") from None
     fields = dict(pairs)
     if len(fields) != len(pairs):
         raise errors.serialization("A field occurs more than once in the form.")
     if fields.get("Action") != "GetCallerIdentity" or fields.get("Version") != _VERSION:
-        raise errors.KmsError("InvalidAction", "The only operation of STS here is GetCallerIdentity, version "
-                              f"{_VERSION}.", 400)
+        raise errors.KmsError(
+            "InvalidAction", f"The only operation of STS here is GetCallerIdentity, version {_VERSION}.", 400
+        )
     return _GET_CALLER_IDENTITY
 
 
@@ -59,7 +65,11 @@ def _read(form: bytes) -> None:
 async def _get_caller_identity(context: Context, request: None) -> dict[str, Any]:
     identity = context.call.identity
     account = context.settings.account
-    return {"Arn": f"arn:aws:iam::{account}:user/{identity.name}", "UserId": identity.access_key_id, "Account": account}
+    return {
+        "Arn": f"arn:aws:iam::{account}:user/{identity.name}",
+        "UserId": identity.access_key_id,
+        "Account": account,
+    }
 
 
 _GET_CALLER_IDENTITY = Operation("GetCallerIdentity", _read, _get_caller_identity)

@@ -1,7 +1,8 @@
 """Reading request bodies: strict JSON, declared fields, and AWS's constraint texts.
 
-Requests are msgspec structs whose fields are all optional: an absent field and null mean the same, as with AWS, and
-`Check` reports what is missing. Unknown fields are ignored, as AWS does. Base64 and types are strict.
+Requests are msgspec structs whose fields are all optional: an absent field and null mean the same, as with
+AWS, and `Check` reports what is missing. Unknown fields are ignored, as AWS does. Base64 and types are
+strict.
 
 Not here: what the values mean.
 """
@@ -32,7 +33,9 @@ R = TypeVar("R", bound=Request)
 
 
 def decoder(kind: type[R]) -> Callable[[bytes], R]:
-    """A function from body to request. It raises SerializationException for anything but one proper JSON object."""
+    """A function from body to request. It raises SerializationException for anything but one proper JSON
+    object.
+    """
     decode = msgspec.json.Decoder(kind).decode
 
     def read(body: bytes) -> R:
@@ -49,13 +52,15 @@ def decoder(kind: type[R]) -> Callable[[bytes], R]:
 
 
 def _reject_duplicates(pairs: list[tuple[str, Any]]) -> None:
-    """msgspec takes the last of two equal names; other readers take the first. We take neither (ATTACKS N76)."""
+    """msgspec takes the last of two equal names; other readers take the first. We take neither (N76)."""
     if len({name for name, _ in pairs}) != len(pairs):
         raise errors.serialization("A name occurs more than once in a JSON object of the request body.")
 
 
 # Only names matter here, so numbers stay text: no cost, and no limit, for those with thousands of digits.
-_DUPLICATES = json.JSONDecoder(object_pairs_hook=_reject_duplicates, parse_int=str, parse_float=str, strict=False)
+_DUPLICATES = json.JSONDecoder(
+    object_pairs_hook=_reject_duplicates, parse_int=str, parse_float=str, strict=False
+)
 
 
 class Check:
@@ -71,37 +76,48 @@ class Check:
 
     def required(self, member: str, value: object) -> None:
         if value is None:
-            self._found.append(f"Value null at '{member}' failed to satisfy constraint: Member must not be null")
+            self._found.append(
+                f"Value null at '{member}' failed to satisfy constraint: Member must not be null"
+            )
 
     def length(self, member: str, value: str | bytes | None, low: int, high: int) -> None:
         """Bytes are taken to be secret or binary, and are not repeated in the message."""
         if value is not None and not low <= len(value) <= high:
             shown = "Value" if isinstance(value, bytes) else f"Value '{value[:_ECHO_MAX]}'"
             bound = f"greater than or equal to {low}" if len(value) < low else f"less than or equal to {high}"
-            self._found.append(f"{shown} at '{member}' failed to satisfy constraint: Member must have length {bound}")
+            self._found.append(
+                f"{shown} at '{member}' failed to satisfy constraint: Member must have length {bound}"
+            )
 
     def size(self, member: str, value: list[Any] | None, low: int, high: int) -> None:
         """Length of a list, whose members are not repeated in the message."""
         if value is not None and not low <= len(value) <= high:
             bound = f"greater than or equal to {low}" if len(value) < low else f"less than or equal to {high}"
-            self._found.append(f"Value at '{member}' failed to satisfy constraint: Member must have length {bound}")
+            self._found.append(
+                f"Value at '{member}' failed to satisfy constraint: Member must have length {bound}"
+            )
 
     def between(self, member: str, value: int | None, low: int, high: int) -> None:
         if value is not None and not low <= value <= high:
             bound = f"greater than or equal to {low}" if value < low else f"less than or equal to {high}"
             shown = f"Value '{value}'" if abs(value) < 2**64 else "Value"
-            self._found.append(f"{shown} at '{member}' failed to satisfy constraint: "
-                               f"Member must have value {bound}")
+            self._found.append(
+                f"{shown} at '{member}' failed to satisfy constraint: Member must have value {bound}"
+            )
 
     def one_of(self, member: str, value: str | None, allowed: tuple[str, ...]) -> None:
         if value is not None and value not in allowed:
-            self._found.append(f"Value '{value[:_ECHO_MAX]}' at '{member}' failed to satisfy constraint: "
-                               f"Member must satisfy enum value set: [{', '.join(allowed)}]")
+            self._found.append(
+                f"Value '{value[:_ECHO_MAX]}' at '{member}' failed to satisfy constraint: "
+                f"Member must satisfy enum value set: [{', '.join(allowed)}]"
+            )
 
     def pattern(self, member: str, value: str | None, compiled: re.Pattern[str]) -> None:
         if value is not None and compiled.fullmatch(value) is None:
-            self._found.append(f"Value '{value[:_ECHO_MAX]}' at '{member}' failed to satisfy constraint: "
-                               f"Member must satisfy regular expression pattern: {compiled.pattern}")
+            self._found.append(
+                f"Value '{value[:_ECHO_MAX]}' at '{member}' failed to satisfy constraint: "
+                f"Member must satisfy regular expression pattern: {compiled.pattern}"
+            )
 
     def key_reference(self, member: str, value: str | None, *, needed: bool = True) -> None:
         if value is None and needed:
@@ -112,23 +128,31 @@ class Check:
         if not value:
             return
         if sum(len(name.encode()) + len(text.encode()) for name, text in value.items()) > CONTEXT_MAX:
-            self._found.append(f"Value at '{member}' failed to satisfy constraint: names and values together must not "
-                               f"exceed {CONTEXT_MAX} bytes")
+            self._found.append(
+                f"Value at '{member}' failed to satisfy constraint: names and values together must not "
+                f"exceed {CONTEXT_MAX} bytes"
+            )
         if "" in value:
-            self._found.append(f"Value at '{member}' failed to satisfy constraint: Map keys must satisfy constraint: "
-                               f"[Member must have length greater than or equal to 1]")
+            self._found.append(
+                f"Value at '{member}' failed to satisfy constraint: Map keys must satisfy constraint: "
+                f"[Member must have length greater than or equal to 1]"
+            )
 
     def grant_tokens(self, value: list[str] | None) -> None:
-        """Grant tokens are accepted, because SDK callers pass them, and have no effect: there are no grants."""
+        """Grant tokens are accepted, because callers pass them, and have no effect: there are no grants."""
         self.size("grantTokens", value, 0, 10)
         for token in value or ():
             if not 1 <= len(token) <= 8192:
-                self._found.append("Value at 'grantTokens' failed to satisfy constraint: Member must satisfy constraint: "
-                                   "[Member must have length less than or equal to 8192, Member must have length "
-                                   "greater than or equal to 1]")
+                self._found.append(
+                    "Value at 'grantTokens' failed to satisfy constraint: Member must satisfy constraint: "
+                    "[Member must have length less than or equal to 8192, Member must have length "
+                    "greater than or equal to 1]"
+                )
                 break
 
     def done(self) -> None:
         if self._found:
             plural = "" if len(self._found) == 1 else "s"
-            raise errors.validation(f"{len(self._found)} validation error{plural} detected: {'; '.join(self._found)}")
+            raise errors.validation(
+                f"{len(self._found)} validation error{plural} detected: {'; '.join(self._found)}"
+            )
