@@ -1,7 +1,7 @@
 """Errors that every room shares: what happened, what was kept, what to do.
 
-Here: the base class, and the errors that more than one room raises or catches. `code` is stable: `docs/errors.md`,
-the audit log and the API use it.
+Here: the base class, and the errors that more than one room raises or catches. `code` is stable:
+`docs/errors.md`, the audit log and the API use it.
 Not here: HTTP codes (`kms/`), exit codes (`cli/`). No message ever holds a secret.
 """
 

@@ -1,6 +1,7 @@
 """Identifiers as types, parsed once at the edge; inside, nobody checks them again.
 
-Here: the names and numbers that every room passes on. The compiled core has the same types with the same rules.
+Here: the names and numbers that every room passes on. The compiled core has the same types with the same
+rules.
 Not here: anything that does something.
 """
 
