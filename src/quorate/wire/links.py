@@ -144,8 +144,7 @@ class Links:
 
     def _accepted(self, settled: asyncio.Future[None]) -> asyncio.BaseProtocol:
         return accept_protocol(
-            PATH,
-            lambda: self._link(None, settled),
+            {PATH: lambda: self._link(None, settled)},
             max_message=self._limits.max_message,
             seconds=self._limits.handshake,
             keepalive=self._limits.keepalive,

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cryptography import x509
+from cryptography.hazmat.primitives import serialization
 
 from quorate.errors import BadInput, QuorateError
 from quorate.ids import NodeId
@@ -50,18 +51,16 @@ class TlsFiles:
         return self._context(ssl.PROTOCOL_TLS_CLIENT)
 
     def enrolment_context(self) -> ssl.SSLContext:
-        """For the enrolment door: shows our chain with its root (for the client to pin), asks for nothing."""
+        """For the enrolment door: shows our chain, asks for no certificate. Raises `BadInput`."""
         context = _tls13(ssl.PROTOCOL_TLS_SERVER)
         context.verify_mode = ssl.CERT_NONE
         self._load_own(context)
         return context
 
     def _context(self, side: int) -> ssl.SSLContext:
-        _check_roots(self.roots)
         context = _tls13(side)
-        context.check_hostname = False  # peers are known by name in the roster, not by address
         context.verify_mode = ssl.CERT_REQUIRED
-        context.load_verify_locations(self.roots)
+        context.load_verify_locations(cadata=load_root(self.roots))
         self._load_own(context)
         return context
 
@@ -75,29 +74,57 @@ class TlsFiles:
             ) from why
 
 
-def _tls13(side: int) -> ssl.SSLContext:
-    context = ssl.SSLContext(side)
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
-    context.maximum_version = ssl.TLSVersion.TLSv1_3
+def pinned_context(root: bytes) -> ssl.SSLContext:
+    """For a client without a certificate that trusts one root (DER). Raises `PeerRefused` if it is no such
+    root.
+    """
+    try:
+        fit = _is_operator_root(x509.load_der_x509_certificate(root))
+    except ValueError:
+        fit = False
+    if not fit:
+        raise PeerRefused("what the other end shows as its root is no operator root")
+    context = _tls13(ssl.PROTOCOL_TLS_CLIENT)
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.load_verify_locations(cadata=root)
     return context
 
 
-def _check_roots(path: Path) -> None:
-    """Every root must carry path length 1, else a module's CA could certify another module's CA by itself.
+def anonymous_context() -> ssl.SSLContext:
+    """For a client that trusts nothing it is told: it only fetches the root whose fingerprint it knows."""
+    context = _tls13(ssl.PROTOCOL_TLS_CLIENT)
+    context.verify_mode = ssl.CERT_NONE
+    return context
 
-    The standard library cannot show the verified chain, but the TLS library does enforce this constraint.
-    """
+
+def load_root(path: Path) -> bytes:
+    """The operator root in `path` (PEM), as DER. Raises `BadInput` unless the file holds exactly one."""
     remedy = "restore the operator root that was saved at enrolment"
     try:
         roots = x509.load_pem_x509_certificates(path.read_bytes())
     except (OSError, ValueError) as why:
         raise BadInput(f"{path} holds no readable root certificate: {why}", remedy=remedy) from why
-    for certificate in roots:
-        if not _is_operator_root(certificate):
-            raise BadInput(f"{path} holds a certificate that is no root with path length 1", remedy=remedy)
+    if len(roots) != 1 or not _is_operator_root(roots[0]):
+        raise BadInput(f"{path} must hold one self-signed CA certificate of path length 1", remedy=remedy)
+    return roots[0].public_bytes(serialization.Encoding.DER)
+
+
+def _tls13(side: int) -> ssl.SSLContext:
+    context = ssl.SSLContext(side)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.maximum_version = ssl.TLSVersion.TLSv1_3
+    context.check_hostname = False  # who answers is known by name in the roster, not by address
+    if side == ssl.PROTOCOL_TLS_SERVER:
+        context.num_tickets = 0  # no resumption: each connection verifies its chain anew
+    return context
 
 
 def _is_operator_root(certificate: x509.Certificate) -> bool:
+    """A root must carry path length 1, else a module's CA could certify another module's CA by itself.
+
+    The standard library cannot show the chain that was verified, but the TLS library does enforce this
+    constraint.
+    """
     try:
         constraints = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
     except (x509.ExtensionNotFound, ValueError):

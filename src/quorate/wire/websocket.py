@@ -10,7 +10,7 @@ Not here: what travels.
 import asyncio
 import logging
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import cast
 
@@ -59,8 +59,7 @@ class Keepalive:
 
 
 def accept_protocol(
-    path: str,
-    listener: Callable[[], WSListener],
+    listeners: Mapping[str, Callable[[], WSListener]],
     *,
     max_message: int,
     seconds: float,
@@ -71,7 +70,8 @@ def accept_protocol(
     """
 
     def route(request: WSUpgradeRequest) -> WSListener | None:
-        return listener() if request.path == path.encode() else None
+        make = listeners.get(request.path.decode("ascii", "replace"))
+        return make() if make else None
 
     ping = keepalive or Keepalive(0, 0)
     protocol = WSProtocol(
