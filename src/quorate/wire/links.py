@@ -12,6 +12,7 @@ and two that cross cannot happen. A second connection from the same peer replace
 import asyncio
 import logging
 import random
+import ssl
 from collections.abc import Callable, Mapping
 
 from picows import WSError
@@ -164,8 +165,8 @@ class Links:
         while True:
             try:
                 link = await self._dial_once(peer, address)
-            except PeerRefused as why:
-                self._refused(str(why))
+            except (PeerRefused, ssl.SSLCertVerificationError) as why:
+                self._refused(f"{peer} at {address}: {why}")
             except (OSError, TimeoutError, WSError) as why:
                 _log.debug("%s at %s cannot be reached: %s", peer, address, why)
             else:
