@@ -1,1 +1,1 @@
-"""Quorate: a key management service in which every domain key is split over a fleet of HSM nodes."""
+"""Quorate: a key management service whose keys exist only by quorum."""

@@ -1,0 +1,277 @@
+"""Appending to the audit log (format: the package's docstring): an answer leaves after its line is on disk.
+
+Here: the hash chain, group commit, what may stand in a record, what a crash leaves behind.
+Not here: where the log lies (local configuration only, ATTACKS N68), what is recorded, checking a log
+(`verify`).
+
+Group commit: one thread writes and syncs everything that came in while it did the last batch, so a hundred
+appends at once cost two syncs. A failed write or sync is final: the kernel may have marked the lost pages
+clean (Rebello, ATC 2020), so nothing is tried again, all waiting and all later appends are refused, and the
+process must stop.
+"""
+
+import asyncio
+import fcntl
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Protocol
+
+from quorate.errors import BadInput, StorageFailed
+
+Value = str | int | float | bool | None | list[str]
+
+MAX_NAMES = 64
+MAX_TEXT = 4096
+MAX_ITEMS = 256
+MAX_LINE = 64 * 1024
+"""Bytes, newline included."""
+
+_GENESIS = "0" * 64
+_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}", re.ASCII)
+_MAX_INT = 2**63
+
+
+class Storage(Protocol):
+    """The two calls that a disk can fail; tests put faults here."""
+
+    def write(self, fd: int, data: bytes) -> int:
+        """Like `os.write`: returns how many bytes were taken."""
+        ...
+
+    def fdatasync(self, fd: int) -> None:
+        """Like `os.fdatasync`."""
+        ...
+
+
+class Disk:
+    """The real thing."""
+
+    def write(self, fd: int, data: bytes) -> int:
+        return os.write(fd, data)
+
+    def fdatasync(self, fd: int) -> None:
+        os.fdatasync(fd)
+
+
+@dataclass(frozen=True, slots=True)
+class TornTail:
+    """What a crash left of an unfinished line: moved to `kept_in`, cut off the log at byte `offset`.
+
+    No append of that line had returned, so nothing that was acknowledged is missing.
+    """
+
+    kept_in: Path
+    offset: int
+    size: int
+
+
+class AuditLog:
+    """One open log; belongs to one event loop, and to no other process (it is locked).
+
+    `failed` is done, with the error, once the log is of no use any more: the process must stop then (ATTACKS
+    N84). `torn` tells of an unfinished line found at opening.
+    """
+
+    def __init__(self, path: Path, *, now: Callable[[], datetime], storage: Storage | None = None) -> None:
+        """Opens the log at `path`, or makes it (mode 0600). `now`: the wall clock, aware of its zone.
+
+        Raises `BadInput` when another process has it open, or when its end is not a valid chain;
+        `StorageFailed` when the disk refuses.
+        """
+        self._path = path
+        self._now = now
+        self._storage = storage or Disk()
+        self._loop = asyncio.get_running_loop()
+        self.failed: asyncio.Future[StorageFailed] = self._loop.create_future()
+        self._failure: str | None = None
+        self._waiting: list[tuple[bytes, asyncio.Future[None]]] = []
+        self._flushing: asyncio.Task[None] | None = None
+        self._closed = False
+        try:
+            self._fd = _open(path)
+            try:
+                self._seq, self._last_hash, self.torn = _recover(path, self._fd)
+            except BaseException:
+                os.close(self._fd)
+                raise
+        except OSError as why:
+            raise StorageFailed(path, why.strerror or str(why)) from why
+        self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="audit")
+
+    async def append(self, record: Mapping[str, Value]) -> None:
+        """Adds one line; returns when it is on disk, after every line whose `append` was called before.
+
+        Raises `BadInput` for a record that may not stand in a log (then nothing is written), `StorageFailed`
+        when the line is not on disk for sure. A caller that is cancelled leaves its line all the same.
+        """
+        if self._failure is not None:
+            raise StorageFailed(self._path, self._failure)
+        if self._closed:
+            raise StorageFailed(self._path, "the log is closed")
+        durable: asyncio.Future[None] = self._loop.create_future()
+        self._waiting.append((self._line(check(record)), durable))
+        if self._flushing is None:
+            self._flushing = self._loop.create_task(self._flush())
+        await durable
+
+    async def close(self) -> None:
+        """Writes what waits, then closes the file."""
+        self._closed = True
+        if self._flushing is not None:
+            await self._flushing
+        self._writer.shutdown()
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def _line(self, event: str) -> bytes:
+        time = self._now().astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        body = f'{{"seq":{self._seq + 1},"time":"{time}","prev":"{self._last_hash}","event":{event}'
+        self._last_hash = hashlib.sha256(body.encode("ascii") + b"}").hexdigest()
+        self._seq += 1
+        return f'{body},"hash":"{self._last_hash}"}}\n'.encode("ascii")
+
+    async def _flush(self) -> None:
+        """Writes batch after batch until nothing waits."""
+        while self._waiting:
+            batch, self._waiting = self._waiting, []
+            if self._failure is None:
+                await self._write_batch(b"".join(line for line, _ in batch))
+            for _, durable in batch:
+                if durable.done():  # its caller has gone
+                    continue
+                if self._failure is None:
+                    durable.set_result(None)
+                else:
+                    durable.set_exception(StorageFailed(self._path, self._failure))
+        self._flushing = None
+
+    async def _write_batch(self, data: bytes) -> None:
+        try:
+            await self._loop.run_in_executor(self._writer, self._write, data)
+        except Exception as why:  # whatever it was, these lines are not on disk for sure
+            self._failure = (isinstance(why, OSError) and why.strerror) or repr(why)
+            if not self.failed.done():
+                self.failed.set_result(StorageFailed(self._path, self._failure))
+
+    def _write(self, data: bytes) -> None:
+        while data:
+            data = data[self._storage.write(self._fd, data) :]
+        self._storage.fdatasync(self._fd)
+
+
+def check(record: Mapping[str, Value]) -> str:
+    """The JSON text of a record that may stand in a log. Raises `BadInput`, which never quotes a value.
+
+    Only plain types: no bytes, so that no key gets in by accident, and nothing that renders itself.
+    """
+    if not 0 < len(record) <= MAX_NAMES:
+        raise _bad(f"an audit record has 1 to {MAX_NAMES} members, got {len(record)}")
+    for name, value in record.items():
+        if type(name) is not str or not _NAME.fullmatch(name):
+            raise _bad("the name of a member of an audit record is 1 to 64 of a-z, 0-9 and _, a letter first")
+        if not _fits(value):
+            raise _bad(f"{name!r} of an audit record is a {type(value).__name__} that may not stand there")
+    text = json.dumps(dict(record), ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    if len(text) > MAX_LINE - 512:
+        raise _bad(f"an audit record is at most {MAX_LINE - 512} bytes, got {len(text)}")
+    return text
+
+
+def _fits(value: object) -> bool:
+    if value is None or type(value) is bool:
+        return True
+    if type(value) is str:
+        return len(value) <= MAX_TEXT
+    if type(value) is int:
+        return -_MAX_INT <= value < _MAX_INT
+    if type(value) is float:
+        return value - value == 0  # neither infinite nor NaN, which JSON has not
+    if type(value) is list:
+        return len(value) <= MAX_ITEMS and all(type(item) is str and len(item) <= MAX_TEXT for item in value)
+    return False
+
+
+def _bad(message: str) -> BadInput:
+    return BadInput(message, remedy="report this: it is a fault of the program, not of its user")
+
+
+def _open(path: Path) -> int:
+    fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as why:
+        os.close(fd)
+        raise BadInput(
+            f"{path} is being written by another process",
+            remedy="stop that process, or use another directory",
+        ) from why
+    _sync_directory(path.parent)
+    return fd
+
+
+def _sync_directory(directory: Path) -> None:
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _recover(path: Path, fd: int) -> tuple[int, str, TornTail | None]:
+    """Sequence number and hash of the last line, after an unfinished one was moved aside."""
+    size = os.fstat(fd).st_size
+    start = max(0, size - 2 * MAX_LINE)
+    tail = os.pread(fd, size - start, start)
+    whole = tail.rfind(b"\n") + 1
+    torn = None
+    if whole < len(tail):
+        if len(tail) - whole >= MAX_LINE:
+            raise _corrupt(path, "its end is no line")
+        torn = _move_aside(path, fd, start + whole, tail[whole:])
+    lines = tail[:whole].split(b"\n")[:-1]
+    if not lines:
+        return 0, _GENESIS, torn
+    return *_last(path, lines[-1]), torn
+
+
+def _last(path: Path, line: bytes) -> tuple[int, str]:
+    """Sequence number and hash of a line, if its hash is right."""
+    body, mark, rest = line.rpartition(b',"hash":"')
+    found = hashlib.sha256(body + b"}").hexdigest()
+    if not mark or rest != found.encode("ascii") + b'"}':
+        raise _corrupt(path, "the hash of its last line is wrong")
+    head = re.match(rb'\{"seq":([1-9][0-9]{0,18}),"', body)
+    if head is None:
+        raise _corrupt(path, "its last line has no number")
+    return int(head[1]), found
+
+
+def _corrupt(path: Path, what: str) -> BadInput:
+    return BadInput(
+        f"{path} cannot be continued: {what}",
+        remedy="find out who changed it (`quorate audit verify`), move it to a safe place, then start again",
+    )
+
+
+def _move_aside(path: Path, fd: int, offset: int, torn: bytes) -> TornTail:
+    """Copies the unfinished line to a file of its own, durably, before it is cut off."""
+    kept_in = path.with_name(f"{path.name}.{offset}.torn")
+    copy = os.open(kept_in, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        if os.write(copy, torn) != len(torn):
+            raise OSError("short write")
+        os.fsync(copy)
+    finally:
+        os.close(copy)
+    _sync_directory(path.parent)
+    os.ftruncate(fd, offset)
+    os.fsync(fd)
+    return TornTail(kept_in, offset, len(torn))
