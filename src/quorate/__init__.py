@@ -1,0 +1,1 @@
+"""Quorate: a key management service whose keys exist only by quorum."""
