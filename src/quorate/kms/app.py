@@ -1,0 +1,231 @@
+"""The KMS endpoint as an ASGI application: read the body, verify the signature, run, audit, answer; in that order.
+
+One route is unsigned: GET /healthz answers 200 while the node can serve or forward, else 503, and says nothing more.
+Everything else passes the one verifier first, whatever its method and path (ATTACKS N71).
+
+Here: the order of things, and the promise that no answer leaves before its audit line is durable.
+Not here: HTTP parsing and TLS (the ASGI server), operations, the wire formats (protocols.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import traceback
+import uuid
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+from quorate.kms import errors
+from quorate.kms.backend import (
+    AuditRecord,
+    Backend,
+    BackendError,
+    Call,
+    CannotServe,
+    Phase,
+    Role,
+    SignatureChecker,
+)
+from quorate.kms.http import Response, SignedRequest
+from quorate.kms.operation import Context, Operation, Settings
+from quorate.kms.protocols import WireProtocol, protocol_of
+from quorate.kms.refusals import RefusalLimiter
+from quorate.kms.replay import ReplayGuard
+from quorate.kms.sigv4 import Verified, Verifier
+
+BODY_MAX = 128 * 1024
+"""Bytes. The largest body within AWS's limits is ReEncrypt's: ten grant tokens (80 KiB), a ciphertext, two contexts."""
+
+BODY_SECONDS = 10.0
+"""How long a body may take to arrive after its first part."""
+
+_GUARDED_MAX = 1_000_000  # signatures of one kind remembered: 80 MB at most, 1,600 calls a second at the widest skew
+_UNKNOWN = "Unknown"
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+log = logging.getLogger(__name__)
+
+
+class KmsApp:
+    """`wall_clock` returns seconds since 1970. One instance serves one event loop."""
+
+    def __init__(self, backend: Backend, checker: SignatureChecker, settings: Settings,
+                 wall_clock: Callable[[], float]) -> None:
+        self._backend = backend
+        self._settings = settings
+        self._arn_prefix = settings.arn_prefix
+        self._now = wall_clock
+        self._verifier = Verifier(checker, settings.region, wall_clock)
+        # Two memories, so that data keys made in bulk never keep an administrator from changing something.
+        self._changes = ReplayGuard(_GUARDED_MAX)
+        self._data_keys = ReplayGuard(_GUARDED_MAX)
+        self._refusals = RefusalLimiter(wall_clock)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await _lifespan(receive, send)
+            return
+        if scope["type"] != "http":
+            raise RuntimeError(f"the KMS endpoint speaks HTTP only, not {scope['type']}")
+        if scope["path"] == "/healthz" and scope["method"] == "GET" and not scope["query_string"]:
+            await _send(send, await self._health())
+            return
+        query = scope["query_string"]
+        target = scope["raw_path"] + b"?" + query if query else scope["raw_path"]
+        headers = tuple(scope["headers"])
+        peer = scope["client"][0] if scope.get("client") else ""
+        try:
+            body = await _read_body(headers, receive)
+        except errors.KmsError as error:
+            request = SignedRequest(scope["method"], target, headers, b"", peer)
+            answer = await self._refuse(protocol_of(request), error, str(uuid.uuid4()), peer)
+            await _send(send, Response(answer.status, (*answer.headers, (b"connection", b"close")), answer.body))
+            return
+        if body is None:
+            return  # the client has gone
+        await _send(send, await self._respond(SignedRequest(scope["method"], target, headers, body, peer), True))
+
+    async def handle(self, request: SignedRequest) -> Response:
+        """Serves a request that another node forwarded as it was signed: verified again, never forwarded again."""
+        return await self._respond(request, False)
+
+    async def _respond(self, request: SignedRequest, may_forward: bool) -> Response:
+        request_id = str(uuid.uuid4())
+        protocol = protocol_of(request)
+        try:
+            verified = await self._verifier.verify(request, protocol.service)
+        except Exception as error:
+            return await self._refuse(protocol, self._explain(error, request_id), request_id, request.peer)
+        call = Call(request_id, verified.identity, _UNKNOWN, verified.signature)
+        outcome = "OK"
+        try:
+            operation = protocol.operation(request)
+            call.operation = operation.name
+            answer = protocol.success(operation, await self._run(operation, request, call, verified), request_id)
+        except CannotServe as error:
+            try:
+                if not may_forward:
+                    raise
+                answer = await self._backend.forward(request)
+                outcome = "Forwarded"
+            except Exception as second:
+                explained = self._explain(second if second is not error else error, request_id)
+                answer, outcome = protocol.failure(explained, request_id), explained.code
+        except Exception as error:
+            explained = self._explain(error, request_id)
+            answer, outcome = protocol.failure(explained, request_id), explained.code
+        try:
+            await self._backend.audit(_line(call, Phase.OUTCOME, outcome, request.peer))
+        except Exception as error:
+            self._log(error, request_id)
+            return protocol.failure(errors.audit_failed(), request_id)
+        return answer
+
+    async def _run(self, operation: Operation, request: SignedRequest, call: Call,
+                   verified: Verified) -> dict[str, Any] | None:
+        if operation.admin and call.identity.role is not Role.ADMIN:
+            raise errors.access_denied(self._settings.account, call.identity.name, operation.name, call.identity.role)
+        parsed = operation.read(request.body)
+        now = self._now()
+        if operation.once:
+            guard = self._changes if operation.changes_state else self._data_keys
+            guard.admit(verified.signature, verified.signed_at, now)
+        if operation.changes_state:
+            try:
+                await self._backend.audit(_line(call, Phase.INTENT, "", request.peer))
+            except Exception as error:
+                self._log(error, call.request_id)
+                raise errors.audit_failed() from None
+        return await operation.run(Context(self._backend, self._settings, self._arn_prefix, call, now), parsed)
+
+    async def _refuse(self, protocol: WireProtocol, error: errors.KmsError, request_id: str, peer: str) -> Response:
+        """Answers a request of nobody we know. Its audit line may be suppressed: see `RefusalLimiter`."""
+        suppressed = self._refusals.take()
+        if suppressed is not None:
+            try:
+                await self._backend.audit(AuditRecord(request_id, _UNKNOWN, error.code, peer=peer,
+                                                      suppressed=suppressed))
+            except Exception as failure:
+                self._log(failure, request_id)
+                error = errors.audit_failed()
+        return protocol.failure(error, request_id)
+
+    async def _health(self) -> Response:
+        try:
+            healthy = await self._backend.can_serve()
+        except Exception as error:
+            self._log(error, "healthz")
+            healthy = False
+        body = b"ok\n" if healthy else b"cannot serve\n"
+        return Response(200 if healthy else 503, ((b"x-amzn-requestid", str(uuid.uuid4()).encode()),
+                                                  (b"content-type", b"text/plain"),
+                                                  (b"content-length", b"%d" % len(body))), body)
+
+    def _explain(self, error: Exception, request_id: str) -> errors.KmsError:
+        if isinstance(error, errors.KmsError):
+            return error
+        if isinstance(error, BackendError):
+            return errors.from_backend(error, self._arn_prefix)
+        self._log(error, request_id)
+        return errors.internal(request_id)
+
+    def _log(self, error: Exception, request_id: str) -> None:
+        """Where it failed, and as what; never the exception's text, which might quote a value (ATTACKS N85)."""
+        log.error("request %s failed with %s\n%s", request_id, type(error).__name__,
+                  "".join(traceback.format_tb(error.__traceback__)))
+
+
+def _line(call: Call, phase: Phase, outcome: str, peer: str) -> AuditRecord:
+    who = call.identity
+    return AuditRecord(call.request_id, call.operation, outcome, phase, who.access_key_id, who.name, who.role,
+                       call.key_id, call.source_key_id, call.domain, call.session_id, peer)
+
+
+async def _read_body(headers: tuple[tuple[bytes, bytes], ...], receive: Receive) -> bytes | None:
+    """The whole body, at most BODY_MAX bytes of it; None if the client disconnects first."""
+    for name, value in headers:
+        if name == b"content-length" and (len(value) > 9 or int(value) > BODY_MAX):
+            raise errors.too_large(BODY_MAX)
+    message = await receive()
+    if message["type"] != "http.request":
+        return None
+    body: bytes = message.get("body", b"")
+    if not message.get("more_body", False):
+        if len(body) > BODY_MAX:
+            raise errors.too_large(BODY_MAX)
+        return body
+    parts, size = [body], len(body)
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            while message.get("more_body", False):
+                if size > BODY_MAX:
+                    raise errors.too_large(BODY_MAX)
+                message = await receive()
+                if message["type"] != "http.request":
+                    return None
+                parts.append(message.get("body", b""))
+                size += len(parts[-1])
+    except TimeoutError:
+        raise errors.too_slow(BODY_SECONDS) from None
+    if size > BODY_MAX:
+        raise errors.too_large(BODY_MAX)
+    return b"".join(parts)
+
+
+async def _send(send: Send, response: Response) -> None:
+    await send({"type": "http.response.start", "status": response.status, "headers": list(response.headers)})
+    await send({"type": "http.response.body", "body": response.body})
+
+
+async def _lifespan(receive: Receive, send: Send) -> None:
+    while True:
+        message = await receive()
+        if message["type"] == "lifespan.startup":
+            await send({"type": "lifespan.startup.complete"})
+        elif message["type"] == "lifespan.shutdown":
+            await send({"type": "lifespan.shutdown.complete"})
+            return
