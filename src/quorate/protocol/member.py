@@ -1,0 +1,174 @@
+"""The member's side of an epoch's creation (docs/protocols/messages.md, "Epoch creation").
+
+Here: one module call for each message of the hub, one answer to the hub for each result, and repeats: a plan
+that comes again is answered with the same keys, because its number is burnt.
+Not here: whether a plan, a dealing or a certificate is good. The module decides, and enforces it durably.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from quorate.ids import HUB, DomainId, NodeId
+
+Sealed = tuple[int, int, bytes]
+"""(own index, position of the dealer, sub-share)."""
+
+# Events: the hub's messages, and the module's answers.
+
+
+@dataclass(frozen=True, slots=True)
+class PlanCame:
+    domain: DomainId
+    plan_hash: bytes
+    plan: bytes
+    charter: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class PrepareCame:
+    plan_hash: bytes
+    configuration: bytes
+    dealings: tuple[bytes, ...]
+    sealed: tuple[Sealed, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CommitCame:
+    plan_hash: bytes
+    configuration: bytes
+    receipts: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AbortCame:
+    plan_hash: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class KeysMade:
+    domain: DomainId
+    plan_hash: bytes
+    keys: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    receipts: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Activated:
+    receipts: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ModuleRefused:
+    plan_hash: bytes
+    code: str
+    reason: str
+    culprits: tuple[str, ...] = ()
+
+
+Event = PlanCame | PrepareCame | CommitCame | AbortCame | KeysMade | Prepared | Activated | ModuleRefused
+
+# What to do.
+
+
+@dataclass(frozen=True, slots=True)
+class AcceptPlan:
+    """Comes back as `KeysMade` or `ModuleRefused`."""
+
+    domain: DomainId
+    plan_hash: bytes
+    plan: bytes
+    charter: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Prepare:
+    """Comes back as `Prepared` or `ModuleRefused`."""
+
+    plan_hash: bytes
+    configuration: bytes
+    dealings: tuple[bytes, ...]
+    sealed: tuple[Sealed, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Activate:
+    """Comes back as `Activated` or `ModuleRefused`."""
+
+    plan_hash: bytes
+    configuration: bytes
+    receipts: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Forget:
+    """The module erases what it made for the plan."""
+
+    plan_hash: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    to: NodeId
+    kind: str
+    body: tuple[object, ...]
+
+
+Action = AcceptPlan | Prepare | Activate | Forget | Send
+
+
+@dataclass(frozen=True, slots=True)
+class OpenPlan:
+    plan_hash: bytes
+    keys: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """`open`: the plan under way of each domain; a later plan of the domain replaces it."""
+
+    open: Mapping[DomainId, OpenPlan] = field(default_factory=dict)
+
+    def handle(self, event: Event) -> "Step":
+        match event:
+            case PlanCame(domain, plan_hash, plan, charter):
+                known = self.open.get(domain)
+                if known is not None and known.plan_hash == plan_hash:
+                    return Step(self, (_keys(known),))
+                return Step(self, (AcceptPlan(domain, plan_hash, plan, charter),))
+            case KeysMade(domain, plan_hash, keys):
+                opened = OpenPlan(plan_hash, keys)
+                return Step(replace(self, open={**self.open, domain: opened}), (_keys(opened),))
+            case PrepareCame(plan_hash, configuration, dealings, sealed):
+                return Step(self, (Prepare(plan_hash, configuration, dealings, sealed),))
+            case Prepared(receipts):
+                return Step(self, (Send(HUB, "epoch/prepared", (list(receipts),)),))
+            case CommitCame(plan_hash, configuration, receipts):
+                return Step(self, (Activate(plan_hash, configuration, receipts),))
+            case Activated(receipts):
+                return Step(self, (Send(HUB, "epoch/activated", (list(receipts),)),))
+            case AbortCame(plan_hash):
+                return Step(self._without(plan_hash), (Forget(plan_hash),))
+            case ModuleRefused(plan_hash, code, reason, culprits):
+                return Step(
+                    self, (Send(HUB, "epoch/refused", (plan_hash, code, reason, list(culprits))),)
+                )
+
+    def _without(self, plan_hash: bytes) -> "Member":
+        kept = {domain: plan for domain, plan in self.open.items() if plan.plan_hash != plan_hash}
+        return replace(self, open=kept)
+
+
+def _keys(plan: OpenPlan) -> Send:
+    return Send(HUB, "epoch/plan-keys", (plan.plan_hash, list(plan.keys)))
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """The machine's next state, and what to do, in order."""
+
+    state: Member
+    do: tuple[Action, ...] = ()
