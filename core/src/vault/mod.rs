@@ -26,7 +26,7 @@ mod tests;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
-use redb::{Builder, Database, Durability, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{Builder, Database, Durability, ReadableDatabase, TableDefinition};
 use zeroize::Zeroizing;
 
 use crate::error::{Code, Error, Result, fail};

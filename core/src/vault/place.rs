@@ -22,15 +22,16 @@ pub(super) struct Draft {
 
 impl Draft {
     pub fn begin(target: &Path) -> Result<Self> {
-        match fs::read_dir(target) {
-            Ok(mut entries) if entries.next().is_some() => {
-                return fail(
-                    Code::AlreadyExists,
-                    format!("{} is not empty; a new vault goes into a directory of its own", target.display()),
-                );
-            }
-            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(storage(target, &e)),
-            _ => {}
+        let occupied = match fs::read_dir(target) {
+            Ok(mut entries) => entries.next().is_some(),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => false,
+            Err(e) => return Err(storage(target, &e)),
+        };
+        if occupied {
+            return fail(
+                Code::AlreadyExists,
+                format!("{} is not empty; a new vault goes into a directory of its own", target.display()),
+            );
         }
         let (Some(parent), Some(name)) = (target.parent(), target.file_name()) else {
             return fail(Code::Storage, format!("{} cannot be a vault's directory", target.display()));
