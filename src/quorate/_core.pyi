@@ -11,6 +11,9 @@ from typing import Any, Literal, final
 
 type View = dict[str, Any]
 
+CODES: list[str]
+"""Every code that a `CoreError` can have."""
+
 class CoreError(Exception):
     code: str
     message: str
@@ -45,7 +48,9 @@ class Operator:
     """The operator key: signs what a hub must not decide alone. Lives with the CLI only."""
 
     @staticmethod
-    def create(path: Path, *, region: str, account: str, passphrase: bytes | None = None) -> Operator:
+    def create(
+        path: Path, *, region: str, account: str, not_before: int, passphrase: bytes | None = None
+    ) -> Operator:
         """Makes the key (and the fleet's id) in directory `path`. Raises if one is there already."""
     @staticmethod
     def open(path: Path, *, passphrase: bytes | None = None) -> Operator: ...
@@ -129,15 +134,13 @@ class Module:
     def enrol_request(self, invitation: str, *, address: str) -> bytes:
         """Pins the invitation's operator key and fleet, and asks for the place that its token names."""
     def tls_spki(self) -> bytes: ...
-    def certify_tls(
-        self, spki: bytes, ca: bytes, *, names: Sequence[str], not_before: int, not_after: int
-    ) -> bytes:
+    def certify_tls(self, spki: bytes, *, names: Sequence[str], not_before: int, not_after: int) -> bytes:
         """A TLS leaf certificate (DER) for `spki` (DNS names and IP addresses), signed by this module's CA."""
     def install_roster(self, roster: bytes) -> View:
         """Verifies (operator-signed entries, hub's signature, version above or equal), stores durably."""
     def roster(self) -> bytes | None: ...
     def entries(self) -> list[View]:
-        """Views of the roster's entries, active and retired."""
+        """Views of the roster's entries, active and retired, with `statement` and `fingerprint` added."""
     def accept_rekey(self, rekey: bytes) -> int:
         """Opens and stores a fleet key; returns its fleet epoch."""
 
@@ -152,7 +155,9 @@ class Module:
     def found_fleet(self, entry: bytes) -> bytes:
         """Makes the fleet key (fleet epoch 1) and roster 1 with the hub's own entry; returns the roster."""
     def check_enrolment(self, request: bytes, token: bytes, *, now: int) -> View:
-        """Verifies request against token and roster (keys fresh, names fresh, secret right, not expired)."""
+        """Verifies request against token and roster (keys fresh, names fresh, secret right, not expired).
+
+        Returns the request's view, its token secret left out, with `fingerprint` added."""
     def admit(self, entry: bytes) -> bytes:
         """A new roster version with this entry added or replaced (same name, next version)."""
     def rekey_for(self, node: str) -> bytes: ...
@@ -164,7 +169,6 @@ class Module:
         from_epoch: int,
         to_epoch: int,
         threshold: int,
-        margin: int,
         dealers: Sequence[tuple[str, int | None]],
         committee: Sequence[tuple[int, str, str]],
     ) -> bytes: ...
@@ -186,7 +190,7 @@ class Module:
     def abort_plan(self, plan_hash: bytes) -> None:
         """Erases the plan's KEM keys and what was pending for it."""
     def epochs(self) -> list[View]:
-        """domain, epoch, configuration (hash), state (`pending`|`current`), indices, threshold."""
+        """domain, epoch, configuration (hash), state (`pending`|`current`), indices, threshold, `statement`."""
     def configuration(self, domain: str) -> bytes | None:
         """The current epoch's `Configuration` statement."""
 
