@@ -65,7 +65,14 @@ class Operator:
     def fleet_info(self) -> bytes:
         """The operator-signed `FleetInfo`."""
     def invite(
-        self, *, name: str, role: str, zone: str, enrol_address: str, expires: int, fingerprint: bytes | None = None
+        self,
+        *,
+        name: str,
+        role: str,
+        zone: str,
+        enrol_address: str,
+        expires: int,
+        fingerprint: bytes | None = None,
     ) -> tuple[bytes, str]:
         """(the signed token for the hub, the invitation text for the node)."""
     def approve_entry(self, request: bytes, *, not_before: int) -> tuple[bytes, bytes]:
