@@ -75,7 +75,7 @@ class TornTail:
 class AuditLog:
     """One open log; belongs to one event loop, and to no other process (it is locked).
 
-    `failed` is done, with the error, once the log is of no use any more: the process must stop then (ATTACKS
+    `failed` is done, with the error, once the log is of no use any more: the process must stop then (attack
     N84). `torn` tells of an unfinished line found at opening.
     """
 
