@@ -110,7 +110,9 @@ class Directory:
                 remedy=f"run `quorate node init {self.name}` and `quorate node enroll {self.name}` first",
             ) from why
         except (OSError, ValueError, KeyError, TypeError) as why:
-            raise BadInput(f"{path} cannot be read: {why}", remedy="restore it, or enrol the node again") from why
+            raise BadInput(
+                f"{path} cannot be read: {why}", remedy="restore it, or enrol the node again"
+            ) from why
         if version != FORMAT or name != self.name:
             raise DataDirectoryMismatch(
                 self.path,
@@ -120,7 +122,9 @@ class Directory:
         try:
             return Settings(**{**found, "kms_names": tuple(found["kms_names"])})
         except (KeyError, TypeError) as why:
-            raise BadInput(f"{path} is not complete: {why}", remedy="restore it, or enrol the node again") from why
+            raise BadInput(
+                f"{path} is not complete: {why}", remedy="restore it, or enrol the node again"
+            ) from why
 
     def write_settings(self, settings: Settings) -> None:
         replace_file(self.path / "settings.json", json.dumps(asdict(settings), indent=2).encode() + b"\n")

@@ -79,7 +79,9 @@ class Dispatch:
         self.drops[reason] += 1
         count = self.drops[reason]
         if count & (count - 1) == 0:  # the first, second, fourth …: a flood does not fill the log
-            _log.warning("dropped %s of %s: %s %s(%d so far)", kind, sender, reason, detail + " " * bool(detail), count)
+            _log.warning(
+                "dropped %s of %s: %s %s(%d so far)", kind, sender, reason, detail + " " * bool(detail), count
+            )
 
     async def run_queue(self) -> None:
         """Handles queued messages, until cancelled."""

@@ -70,9 +70,7 @@ class Epochs:
     async def _on_prepare(self, _sender: NodeId, fields: Fields) -> None:
         configuration, dealings, sealed = fields
         parts = tuple((int(index), int(position), bytes(part)) for index, position, part in sealed)
-        await self._feed(
-            member.PrepareCame(_plan_hash(configuration), configuration, tuple(dealings), parts)
-        )
+        await self._feed(member.PrepareCame(_plan_hash(configuration), configuration, tuple(dealings), parts))
 
     async def _on_commit(self, _sender: NodeId, fields: Fields) -> None:
         configuration, receipts = fields
@@ -117,9 +115,7 @@ class Epochs:
                 keys = await self._hsm.slow(module.accept_plan, plan, charter)
                 return member.KeysMade(domain, plan_hash, tuple(keys))
             case member.Prepare(_, configuration, dealings, sealed):
-                receipts = await self._hsm.slow(
-                    module.prepare, configuration, list(dealings), list(sealed)
-                )
+                receipts = await self._hsm.slow(module.prepare, configuration, list(dealings), list(sealed))
                 self._note(configuration, "prepared")
                 return member.Prepared(tuple(receipts))
             case member.Activate(_, configuration, certificate):

@@ -7,6 +7,7 @@ Not here: any check. The module makes them all, and says so under its signature 
 
 import asyncio
 import logging
+from collections.abc import Sequence
 
 from quorate import _core
 from quorate.errors import StorageFailed
@@ -48,7 +49,9 @@ class Holder:
         # Beside the link, so that its next grant does not wait for this one's disk.
         self._fleet.spawn(self._give(session, requester, answers))
 
-    async def _give(self, session: SessionId, requester: NodeId, answers: list[tuple[str, bytes]]) -> None:
+    async def _give(
+        self, session: SessionId, requester: NodeId, answers: Sequence[tuple[str, bytes]]
+    ) -> None:
         for kind, statement in answers:
             seen = _core.view(statement)
             domain, index = DomainId(seen["domain"]), int(seen["index"])

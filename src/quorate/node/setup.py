@@ -83,7 +83,8 @@ async def enroll(
         seen = _core.view_invitation(invitation)
     except (ValueError, _core.CoreError) as why:
         raise BadInput(
-            f"this is no invitation: {why}", remedy="pass the text that `quorate node invite` printed, unchanged"
+            f"this is no invitation: {why}",
+            remedy="pass the text that `quorate node invite` printed, unchanged",
         ) from why
     module = _core.Module.open(directory.module, passphrase=passphrase)
     try:
