@@ -78,9 +78,7 @@ def disable(
     from quorate.local import operator as acts
 
     key = acts.open_key(operator_directory(data, operator))
-    changed = asyncio.run(
-        acts.disable_access(key, AdminClient(Layout.at(data).admin_socket), access_key_id)
-    )
+    changed = asyncio.run(acts.disable_access(key, AdminClient(Layout.at(data).admin_socket), access_key_id))
     result(
         {"access_key_id": access_key_id, "enabled": False, "changed": changed},
         as_json=json,

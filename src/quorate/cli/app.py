@@ -11,7 +11,7 @@ from quorate.cli.options import EPILOG_WIDTH
 app = typer.Typer(
     name="quorate",
     help="A key management service whose keys exist only by quorum.",
-    epilog="Start with: quorate up --detach, then: eval \"$(quorate env)\"",
+    epilog='Start with: quorate up --detach, then: eval "$(quorate env)"',
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

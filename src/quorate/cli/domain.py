@@ -18,7 +18,9 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="The domain.")]
 @command(app, "create", "quorate domain create payroll --threshold 3 --shards 5")
 def create(
     name: Name,
-    threshold: Annotated[int | None, typer.Option(help="How many shards open it.", show_default="half + 1")] = None,
+    threshold: Annotated[
+        int | None, typer.Option(help="How many shards open it.", show_default="half + 1")
+    ] = None,
     shards: Annotated[int | None, typer.Option(help="How many there are.", show_default="one a node")] = None,
     mode: Annotated[str, typer.Option(help="reconstruct")] = "reconstruct",
     dealer: Annotated[str, typer.Option(help="hub")] = "hub",

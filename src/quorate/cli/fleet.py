@@ -1,7 +1,6 @@
 """`quorate up`, `down`, `env`, `status`, `doctor`: the fleet of this machine."""
 
 import asyncio
-import os
 import shutil
 import signal
 from pathlib import Path
@@ -28,14 +27,17 @@ def register(app: typer.Typer) -> None:
 def up(
     nodes: Annotated[int | None, typer.Option(help="How many nodes.", show_default="5")] = None,
     threshold: Annotated[
-        int | None, typer.Option(help="How many of them make a quorum.", show_default="3; half + 1 of --nodes")
+        int | None,
+        typer.Option(help="How many of them make a quorum.", show_default="3; half + 1 of --nodes"),
     ] = None,
     port: Annotated[
         int | None, typer.Option(help="The KMS port, one for all nodes; 0: a free one.", show_default="4500")
     ] = None,
     detach: Annotated[bool, typer.Option("--detach", help="Return when the fleet is ready.")] = False,
     region: Annotated[str | None, typer.Option(help="AWS region name.", show_default="us-east-1")] = None,
-    account: Annotated[str | None, typer.Option(help="12-digit account id.", show_default="000000000000")] = None,
+    account: Annotated[
+        str | None, typer.Option(help="12-digit account id.", show_default="000000000000")
+    ] = None,
     config: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Settings.", show_default="DATA/quorate.toml")
     ] = None,
@@ -120,11 +122,17 @@ def down(
 
     layout = Layout.at(data)
     if not is_data_directory(layout):
-        raise BadInput(f"{layout.data} holds nothing of a fleet", remedy="point --data at the fleet's directory")
+        raise BadInput(
+            f"{layout.data} holds nothing of a fleet", remedy="point --data at the fleet's directory"
+        )
     if purge and not yes:
-        say(f"{layout.data} holds the keys: without it, nothing that this fleet encrypted can be opened again.")
+        say(
+            f"{layout.data} holds the keys: without it, nothing that this fleet encrypted can be opened again."
+        )
         if not typer.confirm("Remove it?", err=True):
-            raise BadInput("nothing was stopped or removed", remedy="run `quorate down` to stop the fleet only")
+            raise BadInput(
+                "nothing was stopped or removed", remedy="run `quorate down` to stop the fleet only"
+            )
     with fleet.only_one(layout):
         killed = fleet.stop_processes(layout)
         for name in killed:
@@ -153,7 +161,9 @@ def env(
         result(environment, as_json=json, text="\n".join(credentials.export_lines(environment)))
         return
     files = [str(file) for file in credentials.write_profile(environment, profile)]
-    result({"profile": profile, "files": files}, as_json=json, text=f"profile {profile} in {' and '.join(files)}")
+    result(
+        {"profile": profile, "files": files}, as_json=json, text=f"profile {profile} in {' and '.join(files)}"
+    )
 
 
 def status(data: Data = DEFAULT_DATA, json: Json = False) -> None:
@@ -175,8 +185,15 @@ def _status_text(found: dict[str, Any]) -> str:
     head = f"fleet {fleet['id'] or '(unknown)'}  {fleet['region']}  {fleet['account']}"
     pid = f"  pid {hub['pid']}" if hub["pid"] else ""
     rows = [
-        [each["name"], f"{each['threshold']} of {each['shards']}", each["epoch"], each["live"], each["margin"]]
-        + [each["erasure_debt"], each["state"]]
+        [
+            each["name"],
+            f"{each['threshold']} of {each['shards']}",
+            each["epoch"],
+            each["live"],
+            each["margin"],
+            each["erasure_debt"],
+            each["state"],
+        ]
         for each in found["domains"]
     ]
     domains = table(["domain", "quorum", "epoch", "live", "margin", "erasure debt", "state"], rows)
@@ -184,7 +201,9 @@ def _status_text(found: dict[str, Any]) -> str:
 
 
 def doctor(
-    port: Annotated[int | None, typer.Option(help="The KMS port.", show_default="the fleet's, or 4500")] = None,
+    port: Annotated[
+        int | None, typer.Option(help="The KMS port.", show_default="the fleet's, or 4500")
+    ] = None,
     data: Data = DEFAULT_DATA,
     json: Json = False,
 ) -> None:

@@ -73,12 +73,16 @@ def invite(
     result({"name": name, "invitation": invitation}, as_json=json, text=invitation)
 
 
-@command(app, "enroll", "quorate node enroll node-6 --invitation @invitation.txt --fleet-listen 10.0.0.6:4600")
+@command(
+    app, "enroll", "quorate node enroll node-6 --invitation @invitation.txt --fleet-listen 10.0.0.6:4600"
+)
 def enroll(
     name: Name,
     invitation: Annotated[str, typer.Option(metavar="TEXT|@FILE", help="What `invite` printed.")],
     fleet_listen: Annotated[str, typer.Option(metavar="HOST:PORT", help="Where other nodes link to.")],
-    kms_listen: Annotated[str, typer.Option(metavar="HOST:PORT", help="Where clients ask.")] = "127.0.0.1:4500",
+    kms_listen: Annotated[
+        str, typer.Option(metavar="HOST:PORT", help="Where clients ask.")
+    ] = "127.0.0.1:4500",
     address: Annotated[
         str | None, typer.Option(metavar="HOST:PORT", help="The fleet address that others are told.")
     ] = None,
@@ -125,9 +129,15 @@ def approve(
     hub = AdminClient(Layout.at(data).admin_socket)
     asked = asyncio.run(acts.pending_enrolment(hub, name))
     if asked is None:
-        raise BadInput(f"no node {name} asks to be enrolled", remedy=f"run `quorate node enroll {name} …` there")
+        raise BadInput(
+            f"no node {name} asks to be enrolled", remedy=f"run `quorate node enroll {name} …` there"
+        )
     say(f"{name} asks as {asked['role']} of {asked['zone']}\nfingerprint {asked['fingerprint']}")
-    if fingerprint is None and not yes and not typer.confirm("Is this the fingerprint that the node shows?", err=True):
+    if (
+        fingerprint is None
+        and not yes
+        and not typer.confirm("Is this the fingerprint that the node shows?", err=True)
+    ):
         raise BadInput(f"{name} was not approved", remedy="compare the fingerprints, then run this again")
     key = acts.open_key(operator_directory(data, operator))
     version = asyncio.run(acts.approve(key, hub, name, fingerprint=fingerprint or asked["fingerprint"]))
@@ -213,7 +223,8 @@ def _enrol_address(layout: Layout) -> str:
     settings = read_json(layout.hub / "settings.json")
     if settings is None:
         raise BadInput(
-            f"{layout.hub} holds no hub", remedy="point --data at the hub's directory, or give --enrol-address"
+            f"{layout.hub} holds no hub",
+            remedy="point --data at the hub's directory, or give --enrol-address",
         )
     return str(settings["enrol_listen"])
 
@@ -222,4 +233,6 @@ def _hex(text: str) -> bytes:
     try:
         return bytes.fromhex(text)
     except ValueError as why:
-        raise typer.BadParameter("a fingerprint is 64 hexadecimal digits", param_hint="--fingerprint") from why
+        raise typer.BadParameter(
+            "a fingerprint is 64 hexadecimal digits", param_hint="--fingerprint"
+        ) from why

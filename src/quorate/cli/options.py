@@ -21,7 +21,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 OperatorDir = Annotated[
     Path | None,
-    typer.Option("--operator", metavar="DIR", help="The operator key's directory.", show_default="DATA/operator"),
+    typer.Option(
+        "--operator", metavar="DIR", help="The operator key's directory.", show_default="DATA/operator"
+    ),
 ]
 
 

@@ -65,7 +65,8 @@ def client_environment(layout: Layout) -> dict[str, str]:
     shape, pair = read_shape(layout), read_credentials(layout)
     if shape is None or pair is None:
         raise BadInput(
-            f"{layout.data} holds no finished fleet", remedy="run `quorate up` first, or point --data at its directory"
+            f"{layout.data} holds no finished fleet",
+            remedy="run `quorate up` first, or point --data at its directory",
         )
     url = f"https://localhost:{shape.port}"
     return {

@@ -234,7 +234,9 @@ class _StartUp:
             async with self._step("hub serves") as done:
                 hub = processes.start_hub(self.layout)
                 self.started.append(hub)
-                run = await processes.until_ready(hub, lambda run: run["state"] == "ready", deadline=self._deadline)
+                run = await processes.until_ready(
+                    hub, lambda run: run["state"] == "ready", deadline=self._deadline
+                )
                 done(f"pid {run['pid']}, links on port {run['fleet_port']}")
         return {**run, "enrol_address": f"{ports.HOST}:{run['enrol_port']}"}
 

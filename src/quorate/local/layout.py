@@ -100,7 +100,9 @@ class Shape:
                 remedy="take 2 ≤ threshold < nodes ≤ 255, for example --nodes 5 --threshold 3",
             )
         if not 0 <= self.port <= 65535:
-            raise BadInput(f"{self.port} is not a port", remedy="take one from 1 to 65535, or 0 for a free one")
+            raise BadInput(
+                f"{self.port} is not a port", remedy="take one from 1 to 65535, or 0 for a free one"
+            )
         if not re.fullmatch(r"[0-9]{12}", self.account, re.ASCII):
             raise BadInput(f"account id {self.account!r} is not 12 digits", remedy="give --account 12 digits")
         if not re.fullmatch(r"[a-z]{2}(-[a-z]+)+-[0-9]", self.region, re.ASCII):
@@ -126,7 +128,8 @@ def read_shape(layout: Layout) -> Shape | None:
         return Shape(**{field: found[field] for field in Shape.__dataclass_fields__})
     except (KeyError, TypeError) as why:
         raise BadInput(
-            f"{layout.shape} lacks {why}", remedy="restore the file from a copy, or start a new data directory"
+            f"{layout.shape} lacks {why}",
+            remedy="restore the file from a copy, or start a new data directory",
         ) from why
 
 

@@ -5,7 +5,6 @@ Not here: the hub's own checks, text for people. The key is opened for one act a
 """
 
 import time
-from base64 import b64decode, b64encode
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,14 +92,15 @@ async def approve(key: _core.Operator, hub: AdminClient, name: str, *, fingerpri
     asked = await pending_enrolment(hub, name)
     if asked is None:
         raise BadInput(
-            f"no node {name} asks to be enrolled", remedy=f"run `quorate node enroll {name} …` on its machine first"
+            f"no node {name} asks to be enrolled",
+            remedy=f"run `quorate node enroll {name} …` on its machine first",
         )
     if asked["fingerprint"].lower() != fingerprint.lower():
         raise BadInput(
             f"who asks as {name} has the fingerprint {asked['fingerprint']}, not {fingerprint}",
             remedy="compare with what `quorate node init` printed on the node; approve only what is the same",
         )
-    entry, authority = key.approve_entry(_bytes(asked["request"]), not_before=int(time.time()) - CLOCK_SLACK)
+    entry, authority = key.approve_entry(asked["request"], not_before=int(time.time()) - CLOCK_SLACK)
     return await hub.approve(name, entry, authority)
 
 
@@ -161,7 +161,7 @@ async def disable_access(key: _core.Operator, hub: AdminClient, access_key_id: s
         raise BadInput(f"there is no access key {access_key_id}", remedy="see `quorate access list`")
     if not known["enabled"]:
         return False
-    current = _bytes(known["statement"])
+    current: bytes = known["statement"]
     seen = _core.view_approved(current)
     statement = key.access_key(
         access_key_id=access_key_id,

@@ -139,7 +139,9 @@ async def until_ready(started: Started, ready: Callable[[Run], bool], *, deadlin
             return run
         if time.monotonic() > deadline:
             state = run.get("state") if run else None
-            raise StartFailed(started.name, f"was not ready in time (state: {state or 'none yet'})", started.log)
+            raise StartFailed(
+                started.name, f"was not ready in time (state: {state or 'none yet'})", started.log
+            )
         await asyncio.sleep(_LOOK_AGAIN)
 
 
