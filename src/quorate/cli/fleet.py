@@ -67,7 +67,7 @@ def up(
 
 
 async def _up(layout: Layout, shape: Any, *, detach: bool, as_json: bool) -> None:
-    from quorate.local import fleet
+    from quorate.local import fleet, processes
     from quorate.local.credentials import shell_hint
 
     def progress(step: fleet.Step) -> None:
@@ -103,7 +103,7 @@ async def _up(layout: Layout, shape: Any, *, detach: bool, as_json: bool) -> Non
             ended.cancel()
     stop_asked.cancel()
     say("stopping")
-    await asyncio.to_thread(fleet.stop_processes, layout)
+    await asyncio.to_thread(processes.stop_all, layout)
 
 
 def _up_result(layout: Layout, port: int) -> dict[str, Any]:
@@ -117,7 +117,7 @@ def down(
     json: Json = False,
 ) -> None:
     """Stop every process of this data directory."""
-    from quorate.local import fleet
+    from quorate.local import processes
     from quorate.local.status import is_data_directory
 
     layout = Layout.at(data)
@@ -133,8 +133,8 @@ def down(
             raise BadInput(
                 "nothing was stopped or removed", remedy="run `quorate down` to stop the fleet only"
             )
-    with fleet.only_one(layout):
-        killed = fleet.stop_processes(layout)
+    with processes.only_one(layout):
+        killed = processes.stop_all(layout)
         for name in killed:
             say(f"{name} did not stop in time and was killed")
         if purge:

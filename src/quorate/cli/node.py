@@ -177,8 +177,7 @@ def nodes_table(nodes: list[dict[str, Any]]) -> str:
 @command(app, "start", "quorate node start node-2")
 def start(name: Name, data: Data = DEFAULT_DATA, json: Json = False) -> None:
     """Start a node of this machine that is down; returns when it is ready."""
-    from quorate.local.fleet import start_one
-    from quorate.local.processes import running
+    from quorate.local.processes import running, start_one
 
     layout = _here(data, name)
     if run := running(layout.node(name)):

@@ -3,14 +3,17 @@
 Here: `--data`, `--json`, `--operator`, the example below each help text. Not here: what they mean.
 """
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 
 from quorate.local.layout import Layout
 
 EPILOG_WIDTH = 110
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 Data = Annotated[
     Path, typer.Option("--data", metavar="DIR", envvar="QUORATE_DATA", help="The data directory.")
@@ -41,6 +44,6 @@ def operator_directory(data: Path, given: Path | None) -> Path:
     return given.absolute() if given is not None else Layout.at(data).operator
 
 
-def command(app: typer.Typer, name: str, usage: str) -> Any:
+def command(app: typer.Typer, name: str, usage: str) -> Callable[[F], F]:
     """Adds a command with its example."""
     return app.command(name, epilog=example(usage))

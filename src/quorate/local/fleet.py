@@ -7,10 +7,9 @@ init|invite|enroll|approve|serve`, `domain create`, `access create`.
 
 import asyncio
 import contextlib
-import fcntl
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,6 @@ from quorate.node.directory import Directory
 
 DEFAULT = Shape(nodes=5, threshold=3, port=4500, region="us-east-1", account="000000000000")
 DOMAIN = "default"
-READY_SECONDS = 60.0
 INVITATION_HOURS = 1.0
 
 
@@ -126,19 +124,6 @@ class Fleet:
                 os.close(handle)
 
 
-@contextlib.contextmanager
-def only_one(layout: Layout) -> Iterator[None]:
-    """Holds the data directory against a second `up` or `down` at the same time. Raises `BadInput`."""
-    with (layout.data / "up.lock").open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as why:
-            raise BadInput(
-                f"another `quorate up` or `down` works on {layout.data}", remedy="wait until it is done"
-            ) from why
-        yield
-
-
 def is_up(layout: Layout, shape: Shape) -> bool:
     """Whether the hub and every node run and are ready."""
     directories = [layout.hub, *(layout.node(name) for name in shape.node_names)]
@@ -152,12 +137,12 @@ async def start(layout: Layout, shape: Shape, progress: Progress) -> Fleet:
     steps raise.
     """
     layout.data.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with only_one(layout):
+    with processes.only_one(layout):
         start_up = _StartUp(layout, shape, progress)
         try:
             await start_up.run()
         except BaseException:
-            await asyncio.to_thread(stop_processes, layout, [one.name for one in start_up.started])
+            await asyncio.to_thread(processes.stop_all, layout, [one.name for one in start_up.started])
             for one in start_up.started:
                 with contextlib.suppress(ProcessLookupError):
                     one.process.kill()
@@ -175,7 +160,7 @@ class _StartUp:
         self.started: list[Started] = []
         self._progress = progress
         self._hub = AdminClient(layout.admin_socket)
-        self._deadline = time.monotonic() + READY_SECONDS
+        self._deadline = time.monotonic() + processes.READY_SECONDS
 
     async def run(self) -> None:
         self._take_port()
@@ -293,7 +278,7 @@ class _StartUp:
         async with self._step(f"{name} serves") as done:
             node = processes.start_node(self.layout, name)
             self.started.append(node)
-            run = await processes.until_ready(node, _is_linked, deadline=self._deadline)
+            run = await processes.until_ready(node, processes.is_linked, deadline=self._deadline)
             done(f"pid {run['pid']}, {run['zone']}, linked to the hub by mutual TLS")
 
     async def _domain(self, key: _core.Operator) -> None:
@@ -336,10 +321,6 @@ class _StartUp:
         self._progress(Step(name, detail, time.monotonic() - begun))
 
 
-def _is_linked(run: Run) -> bool:
-    return bool(run["hub"]) and run["state"] != "starting"
-
-
 async def _both(first: Any, second: Any) -> tuple[Any, Any]:
     one, two = await _all([first, second])
     return one, two
@@ -353,24 +334,3 @@ async def _all(jobs: Any) -> list[Any]:
     except BaseExceptionGroup as several:
         raise several.exceptions[0] from None
     return [task.result() for task in tasks]
-
-
-# --- single processes, and the end
-
-
-async def start_one(layout: Layout, name: str, environment: Mapping[str, str] | None = None) -> Run:
-    """Starts a node that is down; returns when it is linked to the hub, or serves without one."""
-    node = processes.start_node(layout, name, environment=environment)
-    hub_lives = running(layout.hub) is not None
-    ready = _is_linked if hub_lives else lambda run: run["state"] != "starting"
-    return await processes.until_ready(node, ready, deadline=time.monotonic() + READY_SECONDS)
-
-
-def stop_processes(layout: Layout, names: list[str] | None = None) -> list[str]:
-    """Stops these (all without `names`), nodes before the hub; returns the ones that had to be killed."""
-    wanted = [*layout.node_names(), "hub"] if names is None else names
-    nodes = [layout.node(name) for name in wanted if name != "hub"]
-    killed = processes.stop(nodes)
-    if "hub" in wanted:
-        killed += processes.stop([layout.hub])
-    return [directory.name for directory in killed]

@@ -7,24 +7,27 @@ serve` and is older than the file, so that a number used again by a stranger is 
 
 import asyncio
 import contextlib
+import fcntl
 import os
 import select
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from quorate.errors import QuorateError
+from quorate.errors import BadInput, QuorateError
 from quorate.local.layout import Layout, read_json
 
 Run = dict[str, Any]
 """What `run.json` of a hub or a node holds."""
 
 _TICKS = os.sysconf("SC_CLK_TCK")
+READY_SECONDS = 60.0
+
 _LOOK_AGAIN = 0.02
 _TAIL_LINES = 12
 
@@ -207,3 +210,42 @@ def _gone(handles: Mapping[int, Path], seconds: float) -> dict[int, Path]:
             poller.unregister(handle)
             del left[handle]
     return left
+
+
+# --- the whole directory
+
+
+@contextlib.contextmanager
+def only_one(layout: Layout) -> Iterator[None]:
+    """Holds the data directory against a second `up` or `down` at the same time. Raises `BadInput`."""
+    with (layout.data / "up.lock").open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as why:
+            raise BadInput(
+                f"another `quorate up` or `down` works on {layout.data}", remedy="wait until it is done"
+            ) from why
+        yield
+
+
+def is_linked(run: Run) -> bool:
+    """Whether a node's `run.json` says that it runs, with its link to the hub up."""
+    return bool(run["hub"]) and run["state"] != "starting"
+
+
+async def start_one(layout: Layout, name: str, environment: Mapping[str, str] | None = None) -> Run:
+    """Starts a node that is down; returns when it is linked to the hub, or serves without one."""
+    node = start_node(layout, name, environment=environment)
+    hub_lives = running(layout.hub) is not None
+    ready = is_linked if hub_lives else lambda run: run["state"] != "starting"
+    return await until_ready(node, ready, deadline=time.monotonic() + READY_SECONDS)
+
+
+def stop_all(layout: Layout, names: list[str] | None = None) -> list[str]:
+    """Stops these (all without `names`), nodes before the hub; returns the ones that had to be killed."""
+    wanted = [*layout.node_names(), "hub"] if names is None else names
+    nodes = [layout.node(name) for name in wanted if name != "hub"]
+    killed = stop(nodes)
+    if "hub" in wanted:
+        killed += stop([layout.hub])
+    return [directory.name for directory in killed]
