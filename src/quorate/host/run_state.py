@@ -1,7 +1,7 @@
-"""`run.json`: what other processes of this machine may know of the running node.
+"""`run.json`: what other processes of this machine may know of a running one.
 
 Here: writing it when it changes, removing it on a clean stop.
-Not here: what the hub hears (`heartbeat`).
+Not here: what a process says to its fleet.
 """
 
 import json
@@ -31,6 +31,6 @@ class RunState:
 
 def _steady(state: dict[str, Any]) -> dict[str, Any]:
     domains = [
-        {**domain, "lease_seconds": domain["lease_seconds"] is not None} for domain in state["domains"]
+        {**domain, "lease_seconds": domain["lease_seconds"] is not None} for domain in state.get("domains", ())
     ]
     return {**state, "domains": domains}

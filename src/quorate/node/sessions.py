@@ -14,7 +14,7 @@ from quorate import _core
 from quorate.host.dispatch import Dispatch, Dropped, Fields
 from quorate.host.fleet import Fleet
 from quorate.hsm import Hsm
-from quorate.ids import DomainId, NodeId, SessionId
+from quorate.ids import HUB, DomainId, NodeId, SessionId
 from quorate.node.journal import Journal
 from quorate.protocol import requester
 from quorate.protocol.lease import LeaseWatch
@@ -40,6 +40,14 @@ class _Domain:
     waiting: dict[requester.Waiter, asyncio.Future[SessionId | None]] = field(default_factory=dict)
 
 
+@dataclass(slots=True)
+class _Opened:
+    """When a session was opened, and when each answer came: [index, microseconds since then]."""
+
+    at: float
+    answers: list[list[int]] = field(default_factory=list)
+
+
 class Sessions:
     """`now` is monotonic, in seconds. `on_change` is called when a lease was got."""
 
@@ -59,6 +67,7 @@ class Sessions:
         self._loop = asyncio.get_running_loop()
         self._domains: dict[DomainId, _Domain] = {}
         self._of: dict[SessionId, DomainId] = {}
+        self._opened: dict[SessionId, _Opened] = {}
         self._next_waiter = 0
 
     def register(self, dispatch: Dispatch) -> None:
@@ -174,6 +183,7 @@ class Sessions:
             return requester.OpeningFailed(why.code, why.message)
         opened = SessionId(session)
         self._of[opened] = domain
+        self._opened[opened] = _Opened(self._now())
         return requester.Opened(opened, request)
 
     def _receive(self, session: SessionId, answer: bytes) -> requester.Event:
@@ -186,10 +196,16 @@ class Sessions:
         culprit_shards = _called(got["culprits"])
         for index, node in culprit_shards:
             _log.error("shard %d of %s did not open its commitment", index, node)
+        opened = self._opened.get(session)
+        if opened is not None:
+            opened.answers.append([_core.view(answer)["index"], round((self._now() - opened.at) * 1e6)])
+            if got["closed"] is not None:  # before the last word, so that the hub still knows the session
+                self._send(HUB, "session/report", (session.value, opened.answers))
         return requester.Received(session, got["have"], got["need"], culprit_shards, got["closed"])
 
     def _abandon(self, domain: DomainId, session: SessionId, outcome: str) -> requester.Event | None:
         self._of.pop(session, None)
+        self._opened.pop(session, None)
         self._journal.session(session, domain, outcome, [])
         try:
             return requester.Abandoned(session, self._module.abandon(session.value, outcome))
@@ -209,6 +225,7 @@ class Sessions:
     def _ended(self, domain: DomainId, known: _Domain, ended: requester.Ended) -> None:
         if ended.session is not None:
             self._of.pop(ended.session, None)
+            self._opened.pop(ended.session, None)
         if ended.failure is None:
             assert ended.session is not None
             blamed = [f"{index}:{node}" for index, node in ended.culprits]

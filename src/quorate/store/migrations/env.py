@@ -1,0 +1,11 @@
+"""What Alembic runs for each upgrade: the connection comes from `database`, which holds the transaction."""
+
+from alembic import context
+
+from quorate.store.schema import metadata
+
+context.configure(
+    connection=context.config.attributes["connection"], target_metadata=metadata, render_as_batch=True
+)
+with context.begin_transaction():
+    context.run_migrations()
