@@ -1,6 +1,7 @@
 """The node's TLS files: made at enrolment, the leaf renewed when less than a third of its time is left.
 
-Here: files, dates, names. The module's own TLS authority signs; TLS keys are ordinary files that open nothing.
+Here: files, dates, names. The module's own TLS authority signs; TLS keys are ordinary files that open
+nothing.
 Not here: connections (`wire`, `kms`).
 """
 
@@ -47,8 +48,8 @@ def write_files(directory: Directory, module: _core.Module, authority: bytes, tl
 
 
 def renew_when_due(directory: Directory, module: _core.Module, now: float) -> bool:
-    """Certifies the same key anew if less than a third of the leaf's time is left at `now` (unix seconds); true
-    if it did.
+    """Certifies the same key anew if less than a third of the leaf's time is left at `now` (unix seconds);
+    true if it did.
 
     Raises `BadInput` when the files cannot be read.
     """

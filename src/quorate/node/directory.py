@@ -15,6 +15,8 @@ from quorate.wire.links import Address, TlsFiles
 
 FORMAT = 1
 
+ANY_HOST = frozenset({"0.0.0.0", "::"})  # noqa: S104 (what must not be advertised)
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:
@@ -42,7 +44,7 @@ class Settings:
     def tls_names(self) -> list[str]:
         """DNS names and IP addresses of the leaf certificate."""
         own = (Address.parse(self.address).host, self.kms.host, "localhost", "127.0.0.1", "::1")
-        return sorted({*own, *self.kms_names} - {"0.0.0.0", "::"})
+        return sorted({*own, *self.kms_names} - ANY_HOST)
 
 
 @dataclass(frozen=True, slots=True)

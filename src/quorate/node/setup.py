@@ -15,7 +15,7 @@ from typing import Any
 from quorate import _core
 from quorate.errors import BadInput, HubUnreachable, QuorateError
 from quorate.node.certificates import check_authority, write_files
-from quorate.node.directory import Directory, Settings, remove_file, replace_file
+from quorate.node.directory import ANY_HOST, Directory, Settings, remove_file, replace_file
 from quorate.wire.enrol import ask
 from quorate.wire.links import Address
 
@@ -68,10 +68,10 @@ async def enroll(
 ) -> None:
     """Asks the fleet of `invitation` for a place, and waits until the operator has approved.
 
-    `fleet_listen`, `kms_listen`, `address` (advertised; without it `fleet_listen`): `host:port`; port 0 takes a
-    free one, which is kept. `progress(line)` tells what is being waited for. Does nothing if the node is
-    enrolled already. Raises `BadInput`, `EnrolmentRefused`, `PeerRefused`, `HubUnreachable` (after a minute of
-    silence), `CoreError`.
+    `fleet_listen`, `kms_listen`, `address` (advertised; without it `fleet_listen`): `host:port`; port 0 takes
+    a free one, which is kept. `progress(line)` tells what is being waited for. Does nothing if the node is
+    enrolled already. Raises `BadInput`, `EnrolmentRefused`, `PeerRefused`, `HubUnreachable` (after a minute
+    of silence), `CoreError`.
     """
     directory = Directory.of(data, name)
     if not directory.module.exists():
@@ -123,7 +123,7 @@ def _settle(
     fleet, kms = _with_port(fleet_listen), _with_port(kms_listen)
     host, port = (fleet.host, fleet.port) if address is None else _split(address)
     advertised = Address(host, port or fleet.port)
-    if advertised.host in ("0.0.0.0", "::"):
+    if advertised.host in ANY_HOST:
         raise BadInput(
             f"other hosts cannot reach {advertised}", remedy="pass --address with this machine's own address"
         )

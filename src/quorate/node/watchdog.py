@@ -51,4 +51,4 @@ class Watchdog:
         where = sys.stderr.fileno() if self._log is None else os.open(self._log, os.O_WRONLY | os.O_APPEND)
         os.write(where, b"the event loop has not run for %d s; the process starts anew\n" % CHECKS)
         faulthandler.dump_traceback(file=where, all_threads=True)
-        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 (our own command line)
