@@ -1,4 +1,4 @@
-//! Ciphertext blobs: round trips, and `ATTACKS` rows N78, N79, N80, N82.
+//! Ciphertext blobs: round trips, and attacks N78, N79, N80, N82.
 
 use std::collections::{BTreeMap, HashSet};
 use std::convert::Infallible;

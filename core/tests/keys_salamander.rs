@@ -1,4 +1,4 @@
-//! `ATTACKS` row N81: "invisible salamanders" (Dodis et al. 2018): one AES-GCM ciphertext and tag that
+//! attack N81: "invisible salamanders" (Dodis et al. 2018): one AES-GCM ciphertext and tag that
 //! open under two keys. It is made here for real, by solving GHASH's polynomial for one block, and then
 //! put into a blob of our format, by an attacker who knows both backing keys.
 

@@ -1,4 +1,4 @@
-//! Export tokens and the sealed text under them: round trips, and `ATTACKS` row N82 for tokens.
+//! Export tokens and the sealed text under them: round trips, and attack N82 for tokens.
 
 use proptest::prelude::*;
 use quorate_core::error::Code;

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, final
 
-type View = dict[str, Any]
+View = dict[str, Any]
 
 CODES: list[str]
 """Every code that a `CoreError` can have."""
@@ -65,7 +65,14 @@ class Operator:
     def fleet_info(self) -> bytes:
         """The operator-signed `FleetInfo`."""
     def invite(
-        self, *, name: str, role: str, zone: str, enrol_address: str, expires: int, fingerprint: bytes | None = None
+        self,
+        *,
+        name: str,
+        role: str,
+        zone: str,
+        enrol_address: str,
+        expires: int,
+        fingerprint: bytes | None = None,
     ) -> tuple[bytes, str]:
         """(the signed token for the hub, the invitation text for the node)."""
     def approve_entry(self, request: bytes, *, not_before: int) -> tuple[bytes, bytes]:
@@ -184,7 +191,7 @@ class Module:
     def prepare(
         self, configuration: bytes, dealings: Sequence[bytes], sealed: Sequence[tuple[int, int, bytes]]
     ) -> list[bytes]:
-        """Verifies, assembles, stores; `sealed`: (own index, position of the dealer, sub-share). `Prepared` receipts."""
+        """Verifies, assembles, stores; `sealed`: (own index, dealer's position, sub-share). Receipts."""
     def activate(self, configuration: bytes, receipts: Sequence[bytes]) -> list[bytes]:
         """Checks the commit certificate, makes the pending epoch current. `Activated` receipts."""
     def abort_plan(self, plan_hash: bytes) -> None:

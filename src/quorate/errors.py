@@ -57,7 +57,7 @@ class BadInput(QuorateError):
 
 
 class StorageFailed(QuorateError):
-    """A write or sync failed: what it covered is not durable, and the writer must not go on (ATTACKS N47)."""
+    """A write or sync failed: what it covered is not durable, and the writer must not go on (attack N47)."""
 
     code = "storage_failed"
 

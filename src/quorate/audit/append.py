@@ -1,7 +1,7 @@
 """Appending to the audit log (format: the package's docstring): an answer leaves after its line is on disk.
 
 Here: the hash chain, group commit, what may stand in a record, what a crash leaves behind.
-Not here: where the log lies (local configuration only, ATTACKS N68), what is recorded, checking a log
+Not here: where the log lies (local configuration only, attack N68), what is recorded, checking a log
 (`verify`).
 
 Group commit: one thread writes and syncs everything that came in while it did the last batch, so a hundred
@@ -75,7 +75,7 @@ class TornTail:
 class AuditLog:
     """One open log; belongs to one event loop, and to no other process (it is locked).
 
-    `failed` is done, with the error, once the log is of no use any more: the process must stop then (ATTACKS
+    `failed` is done, with the error, once the log is of no use any more: the process must stop then (attack
     N84). `torn` tells of an unfinished line found at opening.
     """
 

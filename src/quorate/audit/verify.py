@@ -97,6 +97,8 @@ def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _check_time(text: object) -> None:
     try:
-        datetime.strptime(str(text), "%Y-%m-%dT%H:%M:%S.%fZ")
+        datetime.strptime(str(text), "%Y-%m-%dT%H:%M:%S.%f%z")
+        if not str(text).endswith("Z"):
+            raise ValueError
     except ValueError:
         raise _Misfit("the time is not a time in UTC") from None

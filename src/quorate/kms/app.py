@@ -2,7 +2,7 @@
 order.
 
 One route is unsigned: GET /healthz answers 200 while the node can serve or forward, else 503, and says
-nothing more. Everything else passes the one verifier first, whatever its method and path (ATTACKS N71).
+nothing more. Everything else passes the one verifier first, whatever its method and path (attack N71).
 
 Here: the order of things, and the promise that no answer leaves before its audit line is durable.
 Not here: HTTP parsing and TLS (the ASGI server), operations, the wire formats (protocols.py).

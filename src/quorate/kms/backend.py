@@ -132,7 +132,7 @@ class BackendError(Exception):
 
 
 class SignatureRejected(BackendError):
-    """Unknown or disabled access key, or wrong signature; the verifier does not tell which (ATTACKS N77)."""
+    """Unknown or disabled access key, or wrong signature; the verifier does not tell which (attack N77)."""
 
 
 class InvalidCiphertext(BackendError):

@@ -198,7 +198,7 @@ async def _generate_random(context: Context, request: GenerateRandomRequest) -> 
 
 
 async def _key_of_blob(context: Context, blob: bytes, named: str | None) -> KeyRecord:
-    """The usable key that a ciphertext was made with; if the client names a key, it must be that one (ATTACKS
+    """The usable key that a ciphertext was made with; if the client names a key, it must be that one (attack
     N78).
     """
     if named is not None:

@@ -38,7 +38,7 @@ def incomplete_signature(message: str) -> KmsError:
 
 
 def ambiguous_request(message: str) -> KmsError:
-    """The request can be read in two ways, or carries two authentications (ATTACKS N72, N76)."""
+    """The request can be read in two ways, or carries two authentications (attack N72, N76)."""
     return KmsError("IncompleteSignatureException", message, 400)
 
 

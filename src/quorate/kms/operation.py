@@ -22,7 +22,7 @@ class Settings:
     """`region`, `account`: of the fleet, as they stand in ARNs and SigV4 scopes.
 
     `require_key_id`: Decrypt must name its key, and ReEncrypt its source key, so that a ciphertext cannot
-    choose the key it is opened with (ATTACKS N78). Off by default, as with AWS.
+    choose the key it is opened with (attack N78). Off by default, as with AWS.
     """
 
     region: str
@@ -39,7 +39,7 @@ class Context:
     """Surroundings of one call. `now`: seconds since 1970. `arn_prefix`: of the fleet's keys and aliases.
 
     `intend`: writes the audit line of what is about to happen, durably; every operation that changes state
-    awaits it after its checks and before the change, so that nothing changes without a record (ATTACKS N84).
+    awaits it after its checks and before the change, so that nothing changes without a record (attack N84).
     """
 
     backend: Backend

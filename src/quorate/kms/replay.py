@@ -1,4 +1,4 @@
-"""Signatures of calls that must not run twice, kept as long as the signature is valid (ATTACKS N75).
+"""Signatures of calls that must not run twice, kept as long as the signature is valid (attack N75).
 
 A byte-identical repeat of a guarded call is refused with `errors.replayed` (403, not retryable): the first
 answer may have held a secret and is not kept. SDK retries are signed anew, with a later `amz-sdk-request:

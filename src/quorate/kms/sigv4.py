@@ -1,4 +1,4 @@
-"""AWS Signature Version 4: the single verifier, which stands in front of all routing (ATTACKS N70 to N77).
+"""AWS Signature Version 4: the single verifier, which stands in front of all routing (attack N70 to N77).
 
 Source: "Create a signed AWS API request", AWS IAM User Guide. Here: everything about a signature but its
 HMAC, which the module computes (`backend.SignatureChecker`), because only the module holds access secrets.
@@ -218,7 +218,7 @@ def _parse_authorization(headers: dict[bytes, bytes]) -> _Authorization:
 
 
 def _require_signed(headers: dict[bytes, bytes], names: tuple[bytes, ...]) -> None:
-    """Every header that the endpoint acts on must be under the signature (ATTACKS N70)."""
+    """Every header that the endpoint acts on must be under the signature (attack N70)."""
     if b"host" not in names:
         raise errors.invalid_signature("'Host' must be a 'SignedHeader' in the AWS Authorization.")
     for name in names:

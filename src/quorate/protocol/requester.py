@@ -236,7 +236,7 @@ class Requester:
             case TimePassed() | Opened() | OpeningFailed():
                 return Step(self)
         if event.session != self.attempt.session:
-            return Step(self)  # of a session that is over, or that never was ours (ATTACKS N55)
+            return Step(self)  # of a session that is over, or that never was ours (attack N55)
         return self._under_way(self.attempt, event, now)
 
     def _under_way(

@@ -1,9 +1,10 @@
 """A TLS listener that strangers cannot exhaust.
 
-Here: accepting; at most `half_open` connections that have not finished their handshakes (ATTACKS N62). When
+Here: accepting; at most `half_open` connections that have not finished their handshakes (attack N62). When
 there are more, the oldest unfinished one gives way: an honest handshake takes milliseconds, a stalled one
 never ends.
-Not here: who may come in; the protocol decides, and says so by its `settled` future.
+Not here: who may come in; the protocol decides, and says so by its `settled` future (a `QuorateError` in it is
+a refusal).
 """
 
 import asyncio
@@ -13,7 +14,7 @@ import socket
 import ssl
 from collections.abc import Callable
 
-from quorate.errors import BadInput, PortInUse
+from quorate.errors import BadInput, PortInUse, QuorateError
 from quorate.wire.websocket import TLS_SHUTDOWN_SECONDS
 
 _log = logging.getLogger(__name__)
@@ -138,6 +139,8 @@ class Door:
         except TimeoutError:
             self._on_refused(f"handshake unfinished after {self._seconds} s")
             _abort(transport)
+        except QuorateError as why:  # the protocol does not want this peer, and has ended the connection
+            self._on_refused(str(why))
         except OSError as why:
             self._on_refused(f"handshake failed: {why}")
             _abort(transport)

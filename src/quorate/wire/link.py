@@ -155,7 +155,11 @@ class Link(WSListener):
         kind = frame.msg_type
         if kind == WSMsgType.BINARY and frame.fin:
             message = frame.get_payload_as_bytes()
-            if self._is_up and message:
+            if (
+                len(message) > self._limits.max_message
+            ):  # the library asks the peer to close, yet passes it on
+                self._fail(WSCloseCode.MESSAGE_TOO_BIG)
+            elif self._is_up and message:
                 self._receive(message)
             elif not self._is_up and not message and self._dialled is not None:
                 self._open()

@@ -176,9 +176,8 @@ class Links:
             else:
                 await asyncio.shield(link.ended)
                 delay = self._limits.first_retry
-            await asyncio.sleep(
-                delay * random.uniform(0.5, 1.0)
-            )  # so that a whole fleet does not dial as one
+            # At random, so that a whole fleet does not dial as one.
+            await asyncio.sleep(delay * random.uniform(0.5, 1.0))  # noqa: S311
             delay = min(2 * delay, self._limits.longest_retry)
 
     async def _dial_once(self, peer: NodeId, address: Address) -> Link:

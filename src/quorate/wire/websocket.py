@@ -1,6 +1,6 @@
 """The one place that knows the WebSocket library (picows on uvloop).
 
-Here: how its connections are made, with our limits. Chosen by measurement (`bench/links.py`): an echo of 2
+Here: how its connections are made, with our limits. Chosen by measurement: an echo of 2
 KiB costs half of what the `websockets` library takes and no more than bare TLS; the price is that listeners
 need its protocol class, which it does not document, because its own listener cannot bound unfinished
 handshakes (see `door`).

@@ -1,4 +1,4 @@
-"""A client without sockets: signs with botocore, which is independent of our verifier, and calls the app directly."""
+"""A client without sockets: signs with botocore, independent of our verifier, and calls the app directly."""
 
 from __future__ import annotations
 
@@ -38,20 +38,35 @@ class Signer(SigV4Auth):  # type: ignore[misc]
             request.headers["X-Amz-Date"] = self.at
         signed: HTTPHeaders = self.headers_to_sign(request)
         canonical = self.canonical_request(request)
-        request.headers["Authorization"] = ", ".join([
-            f"AWS4-HMAC-SHA256 Credential={self.scope(request)}", f"SignedHeaders={self.signed_headers(signed)}",
-            f"Signature={self.signature(self.string_to_sign(request, canonical), request)}"])
+        request.headers["Authorization"] = ", ".join(
+            [
+                f"AWS4-HMAC-SHA256 Credential={self.scope(request)}",
+                f"SignedHeaders={self.signed_headers(signed)}",
+                f"Signature={self.signature(self.string_to_sign(request, canonical), request)}",
+            ]
+        )
 
 
-def sign(body: bytes, headers: Mapping[str, str], *, who: Identity = ADMIN, at: str = "20231114T221320Z",
-         region: str = REGION, service: str = "kms", secret: str = "", method: str = "POST",
-         path: str = "/") -> SignedRequest:
+def sign(
+    body: bytes,
+    headers: Mapping[str, str],
+    *,
+    who: Identity = ADMIN,
+    at: str = "20231114T221320Z",
+    region: str = REGION,
+    service: str = "kms",
+    secret: str = "",
+    method: str = "POST",
+    path: str = "/",
+) -> SignedRequest:
     """`at` is 1,700,000,000 s since 1970 unless told otherwise."""
     request = AWSRequest(method, f"http://kms.test{path}", dict(headers), body)
     Signer(who, at, region, service, secret or SECRETS[who.access_key_id]).add_auth(request)
     listed = [(b"host", b"kms.test")]
-    listed += [(name.lower().encode(), value.encode() if isinstance(value, str) else value)
-               for name, value in request.headers.items()]
+    listed += [
+        (name.lower().encode(), value.encode() if isinstance(value, str) else value)
+        for name, value in request.headers.items()
+    ]
     return SignedRequest(method, path.encode(), tuple(listed), body, "192.0.2.7")
 
 
@@ -72,14 +87,17 @@ class Client:
     def __init__(self, **settings: Any) -> None:
         self.backend = FakeBackend()
         self.checker = FakeChecker()
-        self.app = KmsApp(self.backend, self.checker, Settings(REGION, ACCOUNT, **settings), lambda: self.backend.now)
+        self.app = KmsApp(
+            self.backend, self.checker, Settings(REGION, ACCOUNT, **settings), lambda: self.backend.now
+        )
         self.count = 0
 
     def send(self, request: SignedRequest) -> Response:
         return asyncio.run(asgi(self.app, request))
 
-    def signed(self, operation: str, members: Mapping[str, Any] | bytes, who: Identity = ADMIN,
-               **options: Any) -> SignedRequest:
+    def signed(
+        self, operation: str, members: Mapping[str, Any] | bytes, who: Identity = ADMIN, **options: Any
+    ) -> SignedRequest:
         self.count += 1
         body = members if isinstance(members, bytes) else encode(members)
         headers = kms_headers(operation) | {"amz-sdk-invocation-id": str(self.count)}
@@ -97,17 +115,30 @@ class Client:
 
 
 def encode(members: Mapping[str, Any]) -> bytes:
-    return json.dumps({name: base64.b64encode(value).decode() if isinstance(value, bytes) else value
-                       for name, value in members.items()}).encode()
+    return json.dumps(
+        {
+            name: base64.b64encode(value).decode() if isinstance(value, bytes) else value
+            for name, value in members.items()
+        }
+    ).encode()
 
 
 async def asgi(app: KmsApp, request: SignedRequest, chunks: list[bytes] | None = None) -> Response:
     path, _, query = request.target.partition(b"?")
-    scope = {"type": "http", "method": request.method, "path": path.decode("latin-1"), "raw_path": path,
-             "query_string": query, "headers": list(request.headers), "client": (request.peer, 1)}
+    scope = {
+        "type": "http",
+        "method": request.method,
+        "path": path.decode("latin-1"),
+        "raw_path": path,
+        "query_string": query,
+        "headers": list(request.headers),
+        "client": (request.peer, 1),
+    }
     parts = [request.body] if chunks is None else chunks
-    messages = [{"type": "http.request", "body": part, "more_body": number < len(parts) - 1}
-                for number, part in enumerate(parts)]
+    messages = [
+        {"type": "http.request", "body": part, "more_body": number < len(parts) - 1}
+        for number, part in enumerate(parts)
+    ]
     sent: list[Any] = []
 
     async def receive() -> Any:

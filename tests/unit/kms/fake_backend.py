@@ -45,8 +45,9 @@ class FakeChecker:
         self._known = {who.access_key_id: who for who in (ADMIN, USER)}
         self.calls = 0
 
-    async def check(self, access_key_id: str, date: str, region: str, service: str, string_to_sign: bytes,
-                    signature: str) -> Identity:
+    async def check(
+        self, access_key_id: str, date: str, region: str, service: str, string_to_sign: bytes, signature: str
+    ) -> Identity:
         self.calls += 1
         key = b"AWS4" + SECRETS.get(access_key_id, "no such key").encode()
         for part in (date, region, service, "aws4_request"):
@@ -85,7 +86,9 @@ class FakeBackend:
         self.tokens.add(call.request_token)
         self.events.append(what)
 
-    async def create_key(self, call: Call, domain: str, description: str, tags: Mapping[str, str]) -> KeyRecord:
+    async def create_key(
+        self, call: Call, domain: str, description: str, tags: Mapping[str, str]
+    ) -> KeyRecord:
         if domain not in ("default", "payroll"):
             raise UnknownDomain(domain)
         self._changed(call, "create_key")
@@ -157,7 +160,9 @@ class FakeBackend:
         except InvalidTag:
             raise InvalidCiphertext from None
 
-    async def encrypt(self, call: Call, key: KeyRecord, plaintext: bytes, context: Mapping[str, str]) -> bytes:
+    async def encrypt(
+        self, call: Call, key: KeyRecord, plaintext: bytes, context: Mapping[str, str]
+    ) -> bytes:
         self._fail()
         call.session_id = "session-1"
         return self._seal(key.key_id, plaintext, context)
@@ -166,13 +171,23 @@ class FakeBackend:
         self._fail()
         return self._open(key.key_id, blob, context)
 
-    async def reencrypt(self, call: Call, source: KeyRecord, blob: bytes, source_context: Mapping[str, str],
-                        destination: KeyRecord, destination_context: Mapping[str, str]) -> bytes:
+    async def reencrypt(
+        self,
+        call: Call,
+        source: KeyRecord,
+        blob: bytes,
+        source_context: Mapping[str, str],
+        destination: KeyRecord,
+        destination_context: Mapping[str, str],
+    ) -> bytes:
         self._fail()
-        return self._seal(destination.key_id, self._open(source.key_id, blob, source_context), destination_context)
+        return self._seal(
+            destination.key_id, self._open(source.key_id, blob, source_context), destination_context
+        )
 
-    async def generate_data_key(self, call: Call, key: KeyRecord, size: int, context: Mapping[str, str],
-                                with_plaintext: bool) -> tuple[bytes | None, bytes]:
+    async def generate_data_key(
+        self, call: Call, key: KeyRecord, size: int, context: Mapping[str, str], with_plaintext: bool
+    ) -> tuple[bytes | None, bytes]:
         self._fail()
         self.events.append("generate_data_key")
         plaintext = os.urandom(size)

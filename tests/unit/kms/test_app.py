@@ -12,13 +12,13 @@ import pytest
 from quorate.kms import aliases, crypto, keys
 from quorate.kms.app import BODY_MAX, KmsApp
 from quorate.kms.backend import CannotServe, DependencyTimeout, KeyUnavailable, Phase
+from quorate.kms.errors import KmsError
 from quorate.kms.http import Response, SignedRequest
 from quorate.kms.refusals import BURST, RefusalLimiter
 from quorate.kms.replay import ReplayGuard
-from quorate.kms.errors import KmsError
 
-from .client import ACCOUNT, REGION, Client, Failed, asgi, kms_headers, sign
-from .fake_backend import ADMIN, SECRETS, USER
+from .client import ACCOUNT, Client, Failed, asgi, kms_headers, sign
+from .fake_backend import SECRETS, USER
 
 CANARY = b"canary-plaintext-5d1e"
 ALL = {operation.name: operation for group in (keys, aliases, crypto) for operation in group.OPERATIONS}
@@ -42,12 +42,18 @@ def prepared(client: Client, name: str) -> SignedRequest:
     if name == "DeleteAlias":
         client.call("CreateAlias", AliasName="alias/old", TargetKeyId=key)
     members = {
-        "CreateKey": {}, "ListKeys": {}, "ListAliases": {}, "GenerateRandom": {"NumberOfBytes": 8},
-        "CreateAlias": {"AliasName": "alias/new", "TargetKeyId": key}, "DeleteAlias": {"AliasName": "alias/old"},
-        "Encrypt": {"KeyId": key, "Plaintext": CANARY}, "Decrypt": {"CiphertextBlob": blob},
+        "CreateKey": {},
+        "ListKeys": {},
+        "ListAliases": {},
+        "GenerateRandom": {"NumberOfBytes": 8},
+        "CreateAlias": {"AliasName": "alias/new", "TargetKeyId": key},
+        "DeleteAlias": {"AliasName": "alias/old"},
+        "Encrypt": {"KeyId": key, "Plaintext": CANARY},
+        "Decrypt": {"CiphertextBlob": blob},
         "ReEncrypt": {"CiphertextBlob": blob, "DestinationKeyId": key},
         "GenerateDataKey": {"KeyId": key, "KeySpec": "AES_256"},
-        "GenerateDataKeyWithoutPlaintext": {"KeyId": key, "KeySpec": "AES_256"}}.get(name, {"KeyId": key})
+        "GenerateDataKeyWithoutPlaintext": {"KeyId": key, "KeySpec": "AES_256"},
+    }.get(name, {"KeyId": key})
     return client.signed(name, members)
 
 
@@ -57,8 +63,19 @@ ONCE = sorted(name for name, operation in ALL.items() if operation.once)
 
 
 def test_n75_every_operation_that_changes_state_or_makes_a_key_is_guarded() -> None:
-    assert ONCE == sorted(["CreateKey", "EnableKey", "DisableKey", "ScheduleKeyDeletion", "CancelKeyDeletion",
-                           "CreateAlias", "DeleteAlias", "GenerateDataKey", "GenerateDataKeyWithoutPlaintext"])
+    assert sorted(
+        [
+            "CreateKey",
+            "EnableKey",
+            "DisableKey",
+            "ScheduleKeyDeletion",
+            "CancelKeyDeletion",
+            "CreateAlias",
+            "DeleteAlias",
+            "GenerateDataKey",
+            "GenerateDataKeyWithoutPlaintext",
+        ]
+    ) == ONCE
 
 
 @pytest.mark.parametrize("name", ONCE)
@@ -152,8 +169,12 @@ def test_n84_refused_calls_are_audited_with_their_code(client: Client) -> None:
     with pytest.raises(Failed):
         client.call("DisableKey", who=USER, KeyId="x")
     line = client.backend.audited[-1]
-    assert (line.name, line.role, line.operation, line.outcome) == ("alice", "user", "DisableKey",
-                                                                   "AccessDeniedException")
+    assert (line.name, line.role, line.operation, line.outcome) == (
+        "alice",
+        "user",
+        "DisableKey",
+        "AccessDeniedException",
+    )
     client.send(sign(b"{}", kms_headers("ListKeys"), secret="wrong"))
     line = client.backend.audited[-1]
     assert (line.access_key_id, line.operation, line.outcome) == ("", "Unknown", "InvalidSignatureException")
@@ -193,7 +214,9 @@ class Unforeseen(Exception):
     pass
 
 
-def test_n85_unexpected_failure_answers_an_id_and_logs_no_text(client: Client, caplog: pytest.LogCaptureFixture) -> None:
+def test_n85_unexpected_failure_answers_an_id_and_logs_no_text(
+    client: Client, caplog: pytest.LogCaptureFixture
+) -> None:
     key = client.key()
     client.backend.fail_with = Unforeseen(CANARY.decode())
     with caplog.at_level(logging.DEBUG), pytest.raises(Failed) as failed:
@@ -221,7 +244,10 @@ def test_request_this_node_cannot_serve_is_forwarded_as_it_was_signed(client: Cl
     client.backend.forward_to = Response(200, ((b"x-amzn-requestid", b"member-7"),), b"answer")
     assert client.send(request).body == b"answer"
     assert client.backend.forwarded == [request]
-    assert (client.backend.audited[-1].outcome, client.backend.audited[-1].request_id) == ("Forwarded", "member-7")
+    assert (client.backend.audited[-1].outcome, client.backend.audited[-1].request_id) == (
+        "Forwarded",
+        "member-7",
+    )
 
 
 def test_forwarded_request_is_verified_again_and_never_forwarded_again(client: Client) -> None:
@@ -234,8 +260,10 @@ def test_forwarded_request_is_verified_again_and_never_forwarded_again(client: C
     assert client.backend.forwarded == []
 
 
-@pytest.mark.parametrize(("failure", "expected"), [(KeyUnavailable(), "KeyUnavailableException"),
-                                                   (DependencyTimeout(), "DependencyTimeoutException")])
+@pytest.mark.parametrize(
+    ("failure", "expected"),
+    [(KeyUnavailable(), "KeyUnavailableException"), (DependencyTimeout(), "DependencyTimeoutException")],
+)
 def test_backend_failures_are_retryable(client: Client, failure: Exception, expected: str) -> None:
     request = prepared(client, "Decrypt")
     client.backend.fail_with = failure
@@ -264,12 +292,30 @@ def test_body_at_the_limit_in_pieces_is_read_whole(client: Client) -> None:
     request = sign(body, kms_headers("ListKeys"))
     answer = asyncio.run(asgi(client.app, request, [body[:1000], body[1000:], b""]))
     assert answer.status == 200
-    assert code(client.send(sign(body + b" ", kms_headers("ListKeys")))) == (413, "RequestEntityTooLargeException")
+    assert code(client.send(sign(body + b" ", kms_headers("ListKeys")))) == (
+        413,
+        "RequestEntityTooLargeException",
+    )
 
 
-@pytest.mark.parametrize("body", [b"", b"[]", b"null", b"{", b'{"Limit":"1"}', b'{"Limit":1.5}', b'{"Limit":true}',
-                                  b"{}{}", b"\xff", b"\xef\xbb\xbf{}", b'{"Marker":"\\ud800"}', b'{"x":NaN}',
-                                  b'{"x":' + b"[" * 60_000 + b"]" * 60_000 + b"}"])
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"[]",
+        b"null",
+        b"{",
+        b'{"Limit":"1"}',
+        b'{"Limit":1.5}',
+        b'{"Limit":true}',
+        b"{}{}",
+        b"\xff",
+        b"\xef\xbb\xbf{}",
+        b'{"Marker":"\\ud800"}',
+        b'{"x":NaN}',
+        b'{"x":' + b"[" * 60_000 + b"]" * 60_000 + b"}",
+    ],
+)
 def test_body_that_is_no_proper_json_object_is_a_serialization_error(client: Client, body: bytes) -> None:
     assert code(client.send(sign(body, kms_headers("ListKeys")))) == (400, "SerializationException")
 
@@ -287,10 +333,17 @@ def test_base64_is_strict(client: Client, base64: str) -> None:
     assert code(client.send(sign(body, kms_headers("Decrypt")))) == (400, "SerializationException")
 
 
-@pytest.mark.parametrize("headers", [
-    kms_headers("Nonsense"), kms_headers("encrypt"), kms_headers(""), {"X-Amz-Target": "TrentService.ListKeys"},
-    {"X-Amz-Target": "Other.ListKeys", "Content-Type": "application/x-amz-json-1.1"},
-    {"X-Amz-Target": "TrentService.ListKeys", "Content-Type": "application/json"}])
+@pytest.mark.parametrize(
+    "headers",
+    [
+        kms_headers("Nonsense"),
+        kms_headers("encrypt"),
+        kms_headers(""),
+        {"X-Amz-Target": "TrentService.ListKeys"},
+        {"X-Amz-Target": "Other.ListKeys", "Content-Type": "application/x-amz-json-1.1"},
+        {"X-Amz-Target": "TrentService.ListKeys", "Content-Type": "application/json"},
+    ],
+)
 def test_unknown_operation(client: Client, headers: dict[str, str]) -> None:
     assert code(client.send(sign(b"{}", headers))) == (404, "UnknownOperationException")
 
@@ -300,13 +353,23 @@ def test_unknown_members_are_ignored_as_aws_does(client: Client) -> None:
 
 
 def test_every_response_has_a_request_id(client: Client) -> None:
-    for request in (sign(b"{}", kms_headers("ListKeys")), SignedRequest("GET", b"/healthz", (), b""),
-                    SignedRequest("PUT", b"/x", (), b"")):
+    for request in (
+        sign(b"{}", kms_headers("ListKeys")),
+        SignedRequest("GET", b"/healthz", (), b""),
+        SignedRequest("PUT", b"/x", (), b""),
+    ):
         assert dict(client.send(request).headers)[b"x-amzn-requestid"]
 
 
-ADMIN_ONLY = {"CreateKey", "EnableKey", "DisableKey", "ScheduleKeyDeletion", "CancelKeyDeletion", "CreateAlias",
-              "DeleteAlias"}
+ADMIN_ONLY = {
+    "CreateKey",
+    "EnableKey",
+    "DisableKey",
+    "ScheduleKeyDeletion",
+    "CancelKeyDeletion",
+    "CreateAlias",
+    "DeleteAlias",
+}
 
 
 @pytest.mark.parametrize("name", sorted(ALL))
@@ -316,7 +379,9 @@ def test_role_user_may_use_keys_but_not_manage_them(client: Client, name: str) -
     answer = client.send(client.signed(name, members, USER))
     if name in ADMIN_ONLY:
         assert code(answer) == (400, "AccessDeniedException")
-        expected = f"User: arn:aws:iam::{ACCOUNT}:user/alice is not authorized to perform: kms:{name} on resource: *"
+        expected = (
+            f"User: arn:aws:iam::{ACCOUNT}:user/alice is not authorized to perform: kms:{name} on resource: *"
+        )
         assert json.loads(answer.body)["message"].startswith(expected)
     else:
         assert answer.status == 200
@@ -337,4 +402,3 @@ def test_lifespan_is_answered(client: Client) -> None:
 
     asyncio.run(run(client.app))
     assert sent == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
-    assert REGION and ADMIN

@@ -6,8 +6,8 @@ from collections.abc import Awaitable
 import pytest
 
 from quorate import _core
+from quorate.host.dispatch import Dispatch, Dropped, Fields
 from quorate.ids import HUB, NodeId
-from quorate.node.dispatch import Dispatch, Dropped, Fields
 from quorate.node.forward import candidates
 from quorate.node.records import Turn, turn
 
@@ -29,7 +29,7 @@ def test_each_member_is_asked_once_and_another_one_first_each_time() -> None:
 
 
 @pytest.mark.parametrize(
-    "have, first, last, expected",
+    ("have", "first", "last", "expected"),
     [
         (0, 1, 1, Turn.NEXT),
         (0, 2, 3, Turn.GAP),
@@ -75,7 +75,7 @@ def test_message_reaches_its_handler() -> None:
 
 
 @pytest.mark.parametrize(
-    "sender, kind, body, reason",
+    ("sender", "kind", "body", "reason"),
     [
         (A, "hub/only", _core.encode([1, 2]), "not_from_hub"),
         (HUB, "hub/other", _core.encode([]), "unknown_kind"),
@@ -98,7 +98,7 @@ def test_message_is_dropped_with_a_counted_reason(
 
 @pytest.mark.parametrize("kind", ["any/sender", "any/later"])
 @pytest.mark.parametrize(
-    "error, reason",
+    ("error", "reason"),
     [
         (Dropped("no_session"), "no_session"),
         (ValueError("a session id is 16 bytes"), "bad_encoding"),
@@ -120,14 +120,17 @@ def test_failure_of_a_handler_is_a_counted_reason(kind: str, error: Exception, r
 def test_queued_messages_are_handled_in_order_after_one_that_failed() -> None:
     async def main() -> None:
         dispatch, got = dispatch_of(Dropped("no_use"))
+        done = asyncio.Event()
+        dispatch.on("any/last", 0, lambda _sender, _fields: done.set(), hub_only=False, queued=True)
         for number in range(3):
             assert dispatch.take(A, "any/queued", _core.encode([number])) is None
+        assert dispatch.take(A, "any/last", _core.encode([])) is None
         assert got == []
         running = asyncio.get_running_loop().create_task(dispatch.run_queue())
         async with asyncio.timeout(10):
-            while len(got) < 3 or dispatch.drops["no_use"] < 3:
-                await asyncio.sleep(0)
+            await done.wait()
         running.cancel()
         assert got == [(A, [0]), (A, [1]), (A, [2])]
+        assert dispatch.drops == {"no_use": 3}
 
     asyncio.run(main())

@@ -35,7 +35,7 @@ def test_time_renews_a_lease_that_was_used() -> None:
     assert used.on_time(124.0) == (replace(used, renewing=True), True)
 
 
-@pytest.mark.parametrize("watch, now", [(FRESH, 130.0), (replace(FRESH, used=10), 101.0)])
+@pytest.mark.parametrize(("watch", "now"), [(FRESH, 130.0), (replace(FRESH, used=10), 101.0)])
 def test_lease_that_is_over_is_not_renewed(watch: LeaseWatch, now: float) -> None:
     assert watch.is_over(now)
     assert watch.on_time(now)[1] is False

@@ -42,7 +42,7 @@ def test_later_plan_replaces_the_earlier_one_of_its_domain_only() -> None:
 
 
 @pytest.mark.parametrize(
-    "event, action",
+    ("event", "action"),
     [
         (
             member.PrepareCame(HASH, b"conf", (b"d",), ((1, 0, b"s"),)),

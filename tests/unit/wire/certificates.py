@@ -65,7 +65,7 @@ def module(issuer: Issuer, node: str) -> Issuer:
 
 
 def files(directory: Path, trusted: Issuer, leaf: Issuer, *above: Issuer) -> TlsFiles:
-    """The three PEM files of one node: `leaf` and the certificates `above` it, its key, the root it trusts."""
+    """The three PEM files of one node: `leaf` and the certificates `above` it, its key, its root."""
     directory.mkdir(parents=True, exist_ok=True)
     chain, key, roots = directory / "chain.pem", directory / "key.pem", directory / "roots.pem"
     pem = serialization.Encoding.PEM

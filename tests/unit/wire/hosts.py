@@ -1,4 +1,4 @@
-"""What the tests of links stand on: a host whose every event can be waited for, and a client without manners."""
+"""What tests of links need: a host whose every event can be waited for, and a client without manners."""
 
 import asyncio
 from collections.abc import Awaitable, Coroutine
@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import uvloop
-from certificates import Issuer, node_files
 from picows import WSCloseCode, WSFrame, WSListener, WSMsgType, WSTransport, ws_connect
+from tests.unit.wire.certificates import Issuer, node_files
 
 from quorate.ids import NodeId
 from quorate.wire.links import PATH, Address, Limits, Links, OnMessage, TlsFiles

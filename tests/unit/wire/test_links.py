@@ -5,11 +5,11 @@ from collections.abc import Awaitable
 from pathlib import Path
 
 import pytest
-from certificates import node_files, root
-from hosts import A, B, C, Host, close, join, pair, rude, run
 from hypothesis import given
 from hypothesis import strategies as st
 from picows import WSCloseCode, WSMsgType
+from tests.unit.wire.certificates import node_files, root
+from tests.unit.wire.hosts import A, B, C, Host, close, join, pair, rude, run
 
 from quorate.errors import BadInput, PortInUse
 from quorate.ids import HUB, NodeId

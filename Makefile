@@ -1,0 +1,41 @@
+# People and CI call the same names. `make` alone lists them.
+SHELL := /bin/sh
+PY := .venv/bin/python
+FILE ?=
+export CARGO_TARGET_DIR := $(CURDIR)/core/target
+
+.PHONY: help setup demo test check rust bench lock testing-core clean
+
+help:
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
+
+setup: ## build .venv with quorate and boto3
+	@scripts/setup.sh
+
+testing-core: setup ## the core with its `testing` feature, beside the plain one (never shipped)
+	@scripts/testing-core.sh
+
+demo: testing-core ## a fleet on this machine, a real file through it, nodes killed (FILE=… to choose the file)
+	@QUORATE_TESTING_PATH=$(CURDIR)/.venv/testing $(PY) -m quorate.demo $(if $(FILE),--file "$(FILE)")
+
+check: setup ## lint and types
+	.venv/bin/ruff format --check src tests bench
+	.venv/bin/ruff check src tests bench
+	.venv/bin/mypy
+	cargo fmt --manifest-path core/Cargo.toml --check
+	cargo clippy --manifest-path core/Cargo.toml --locked --all-targets --features testing -- -D warnings
+
+rust: ## Rust unit and property tests, official vectors
+	cargo test --manifest-path core/Cargo.toml --locked --features testing
+
+test: check rust testing-core ## every test; CI calls exactly this
+	QUORATE_TESTING_PATH=$(CURDIR)/.venv/testing $(PY) -m pytest
+
+bench: testing-core ## cold session and its parts, measured in one run
+	$(PY) bench/fleet.py
+
+lock: setup ## write constraints.txt from .venv
+	@scripts/lock.sh
+
+clean: ## remove what was built
+	rm -rf .venv core/target src/quorate/_core*.so

@@ -1,0 +1,18 @@
+#!/bin/sh
+# Installs the system's packages that the build and the tests need, where they are missing (Debian and its kin).
+set -eu
+missing=""
+command -v cc >/dev/null 2>&1 || missing="$missing gcc libc6-dev"
+python=$(command -v python3 || true)
+if [ -n "$python" ] && ! "$python" -c 'import ensurepip' 2>/dev/null; then missing="$missing python3-venv"; fi
+if [ -n "$missing" ]; then
+    echo "setup: installing$missing" >&2
+    as_root=""
+    [ "$(id -u)" = 0 ] || as_root="sudo"
+    # shellcheck disable=SC2086
+    $as_root apt-get update -qq && $as_root apt-get install -y -qq --no-install-recommends $missing >&2
+fi
+if ! command -v cargo >/dev/null 2>&1; then
+    echo "setup: Rust 1.88 or later is needed (cargo was not found); install it from https://rustup.rs, then run this again" >&2
+    exit 1
+fi
