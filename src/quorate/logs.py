@@ -1,6 +1,7 @@
 """Where a process's log lines go: to stderr, or to a file that is rotated.
 
-Here: handlers and the format. Not here: what is logged; no line ever holds a secret, a plaintext or a context.
+Here: handlers and the format.
+Not here: what is logged; no line ever holds a secret, a plaintext or a context.
 """
 
 import logging

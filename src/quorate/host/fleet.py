@@ -3,8 +3,8 @@
 Here: who is connected and greeted, what waits for a greeting, the roster's addresses.
 Not here: what a message makes the node do (`dispatch` finds its handler).
 
-A message can be sealed only to a peer whose boot number is known, and only its `link/hello` tells that. So both
-ends say hello when a link is up; what is posted before the peer's hello has come waits for it.
+A message can be sealed only to a peer whose boot number is known, and only its `link/hello` tells that. So
+both ends say hello when a link is up; what is posted before the peer's hello has come waits for it.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ _REKEY = "quorate/v1/fleet/rekey"
 _WAITING = 256
 """Messages that wait for one peer's hello."""
 _REPLIES = 8
-"""Repeated hellos of one link that are answered: enough for a peer that had no key yet, never an endless echo."""
+"""Repeated hellos of one link that are answered: enough for a peer that had no key yet, no endless echo."""
 
 
 @dataclass(slots=True)

@@ -1,6 +1,7 @@
 """The door to the compiled core: which of a module's commands may run in the event loop, and which may not.
 
-Here: one worker thread, so that commands which wait for the disk keep their order and do not hold up the loop.
+Here: one worker thread, so that commands which wait for the disk keep their order and do not hold up the
+loop.
 Not here: secrets; a module gives out sealed bytes and statements only.
 """
 

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from quorate.errors import BadInput, DataDirectoryMismatch
+from quorate.host.addresses import ANY_HOST
 from quorate.host.certificates import Certificates
 from quorate.host.files import replace_file
 from quorate.wire.links import Address
@@ -39,7 +40,7 @@ class Settings:
     def tls_names(self) -> list[str]:
         """DNS names and IP addresses of the leaf certificate."""
         hosts = {Address.parse(self.address).host, self.fleet.host, self.enrol.host}
-        return sorted((hosts | {"localhost", "127.0.0.1", "::1"}) - {"0.0.0.0", "::"})  # noqa: S104
+        return sorted((hosts | {"localhost", "127.0.0.1", "::1"}) - ANY_HOST)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """What a node does for the KMS API: `kms.backend.Backend` over the module.
 
-Here: a use of a lease, getting one first where there is none, changes of records through the hub, and the core's
-error codes in the API's words.
+Here: a use of a lease, getting one first where there is none, changes of records through the hub, and the
+core's error codes in the API's words.
 Not here: AWS's formats and checks (`kms/`), sessions (`sessions`), who may serve instead (`forward`).
 """
 

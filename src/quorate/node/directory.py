@@ -9,12 +9,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from quorate.errors import BadInput, DataDirectoryMismatch
+from quorate.host.addresses import ANY_HOST
 from quorate.host.certificates import Certificates
 from quorate.host.files import replace_file
 from quorate.ids import NodeId
 from quorate.wire.links import Address, TlsFiles
 
 FORMAT = 1
+
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +45,7 @@ class Settings:
     def tls_names(self) -> list[str]:
         """DNS names and IP addresses of the leaf certificate."""
         own = (Address.parse(self.address).host, self.kms.host, "localhost", "127.0.0.1", "::1")
-        return sorted({*own, *self.kms_names} - {"0.0.0.0", "::"})  # noqa: S104
+        return sorted({*own, *self.kms_names} - ANY_HOST)
 
 
 @dataclass(frozen=True, slots=True)

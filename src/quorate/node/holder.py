@@ -1,7 +1,7 @@
 """The holder's side of sessions: a grant comes, a shard leaves; the latency-critical path.
 
-Here: what happens between a grant and its answer, in this order: the module checks, counts and seals; the audit
-line is durable; the answer leaves.
+Here: what happens between a grant and its answer, in this order: the module checks, counts and seals; the
+audit line is durable; the answer leaves.
 Not here: any check. The module makes them all, and says so under its signature when it refuses.
 """
 

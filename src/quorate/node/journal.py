@@ -1,6 +1,7 @@
 """The node's audit lines, by what happened.
 
-Here: which event has which members. Not here: the chain and the disk (`audit/append`), KMS decisions (`kms/app`).
+Here: which event has which members.
+Not here: the chain and the disk (`audit/append`), KMS decisions (`kms/app`).
 """
 
 import logging

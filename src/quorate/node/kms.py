@@ -20,7 +20,7 @@ from quorate.wire.links import Address, TlsFiles
 _log = logging.getLogger(__name__)
 
 _BACKLOG = 1024
-_GRACE_SECONDS = 2
+_GRACE_SECONDS = 1
 """How long calls under way may take when the process stops."""
 
 

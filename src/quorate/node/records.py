@@ -1,4 +1,4 @@
-"""Charters, access keys, KMS keys and aliases: learnt in the hub's order, proposed to the hub, read from memory.
+"""Charters, access keys, KMS keys, aliases: learnt in the hub's order, proposed to the hub, read from memory.
 
 Here: the order, what is known (by its public view), and who waits for a proposal's result.
 Not here: whether a record is good (the module verifies each), sequence numbers (the hub gives them).

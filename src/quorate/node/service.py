@@ -1,6 +1,7 @@
 """The node process: opens the module, puts the parts together, and runs until it is told to stop.
 
-Here: the only place of the node that opens a running module; start, heartbeat, stop, and what ends the process.
+Here: the only place of the node that opens a running module; start, heartbeat, stop, and what ends the
+process.
 Not here: what the parts do.
 """
 
@@ -45,10 +46,10 @@ _CORRUPT = "QUORATE_TESTING_CORRUPT_ANSWERS"
 
 
 async def serve(data: Path, name: str, *, log: Path | None = None, passphrase: bytes | None = None) -> int:
-    """Runs node `name` until SIGTERM or SIGINT; returns the process's exit code (1: module or audit log failed).
+    """Runs node `name` until SIGTERM or SIGINT; returns the exit code (1: module or audit log failed).
 
-    Needs uvloop. `log`: a file to log to, rotated; else stderr. Raises `BadInput`, `PortInUse`, `StorageFailed`
-    or `CoreError` when it cannot start.
+    Needs uvloop. `log`: a file to log to, rotated; else stderr. Raises `BadInput`, `PortInUse`,
+    `StorageFailed` or `CoreError` when it cannot start.
     """
     logs.set_up(log)
     _core.harden_process()
@@ -185,7 +186,7 @@ class Node:
                 pass
 
     def _may_listen(self) -> bool:
-        """The port is shared: a node that has not seen the hub's records yet would refuse what others serve."""
+        """The port is shared: a node that has not seen the hub's records would refuse what others serve."""
         if self._hsm.module.roster() is None or self._hsm.module.role != "holder":
             return False
         return self._records.sequence > 0 or time.monotonic() - self._started > _SYNC_SECONDS

@@ -83,7 +83,7 @@ class Sessions:
     async def lease(self, domain: DomainId) -> SessionId | None:
         """Gets a lease of `domain` in a session, shared with whoever needs one now. Raises `NoLease`.
 
-        Returns the session within 1.8 s, or raises.
+        Returns the session within 1.6 s, or raises.
         """
         known = self._domain(domain)
         self._next_waiter += 1

@@ -69,10 +69,10 @@ async def enroll(
 ) -> None:
     """Asks the fleet of `invitation` for a place, and waits until the operator has approved.
 
-    `fleet_listen`, `kms_listen`, `address` (advertised; without it `fleet_listen`): `host:port`; port 0 takes a
-    free one, which is kept. `progress(line)` tells what is being waited for. Does nothing if the node is
-    enrolled already. Raises `BadInput`, `EnrolmentRefused`, `PeerRefused`, `HubUnreachable` (after a minute of
-    silence), `CoreError`.
+    `fleet_listen`, `kms_listen`, `address` (advertised; without it `fleet_listen`): `host:port`; port 0 takes
+    a free one, which is kept. `progress(line)` tells what is being waited for. Does nothing if the node is
+    enrolled already. Raises `BadInput`, `EnrolmentRefused`, `PeerRefused`, `HubUnreachable` (after a minute
+    of silence), `CoreError`.
     """
     directory = Directory.of(data, name)
     if not directory.module.exists():
