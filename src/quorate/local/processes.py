@@ -241,11 +241,10 @@ async def start_one(layout: Layout, name: str, environment: Mapping[str, str] | 
     return await until_ready(node, ready, deadline=time.monotonic() + READY_SECONDS)
 
 
-def stop_all(layout: Layout, names: list[str] | None = None) -> list[str]:
+def stop_all(layout: Layout, names: list[str] | None = None, *, grace: float = 10.0) -> list[str]:
     """Stops these (all without `names`), nodes before the hub; returns the ones that had to be killed."""
     wanted = [*layout.node_names(), "hub"] if names is None else names
-    nodes = [layout.node(name) for name in wanted if name != "hub"]
-    killed = stop(nodes)
+    killed = stop([layout.node(name) for name in wanted if name != "hub"], grace=grace)
     if "hub" in wanted:
-        killed += stop([layout.hub])
+        killed += stop([layout.hub], grace=grace)
     return [directory.name for directory in killed]
