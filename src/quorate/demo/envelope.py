@@ -77,7 +77,8 @@ def find_file(least: int = 10_000_000) -> Path:
         for directory, _, names in os.walk(place):
             for name in sorted(names):
                 path = Path(directory, name)
-                if not path.is_symlink() and path.is_file() and os.access(path, os.R_OK):
-                    if path.stat().st_size >= least:
-                        return path
+                if path.is_symlink() or not path.is_file() or not os.access(path, os.R_OK):
+                    continue
+                if path.stat().st_size >= least:
+                    return path
     raise BadInput("no file of 10 MB was found on this machine", remedy="name one: `make demo FILE=…`")

@@ -27,6 +27,7 @@ from quorate.demo.envelope import decrypt_file, encrypt_file, find_file
 from quorate.errors import BadInput, QuorateError
 from quorate.local import credentials, fleet, processes
 from quorate.local.layout import Layout
+from quorate.local.shape import Wanted, settle
 
 CORRUPT = "node-1"
 FAILS_WITHIN = 2.0
@@ -62,20 +63,29 @@ def proves(text: str) -> None:
     typer.secho(f"   ⇒ {text}", fg="green")
 
 
-async def tour(file: Path | None) -> None:
-    """All six steps. Raises `TourFailed`, `BadInput`, and what starting a fleet raises."""
-    testing = os.environ.get("QUORATE_TESTING_PATH", "")
-    if not Path(testing, "quorate").is_dir():
+def _testing_build() -> Path:
+    path = Path(os.environ.get("QUORATE_TESTING_PATH", ""))
+    if not (path / "quorate").is_dir():
         raise BadInput(
             "step 6 needs the `testing` build of the core, and QUORATE_TESTING_PATH does not lead to one",
             remedy="start the tour with `make demo`, which builds it",
         )
+    return path
+
+
+def _chosen(file: Path | None) -> Path:
     chosen = (file or find_file()).absolute()
     if not chosen.is_file():
         raise BadInput(f"{chosen} is no file", remedy="name a file that you may read: `make demo FILE=…`")
+    return chosen
+
+
+async def tour(file: Path | None) -> None:
+    """All six steps. Raises `TourFailed`, `BadInput`, and what starting a fleet raises."""
+    testing, chosen = _testing_build(), _chosen(file)
     begun = time.monotonic()
     async with _fleet() as layout:
-        steps = _Tour(layout, chosen, Path(testing))
+        steps = _Tour(layout, chosen, testing)
         await steps.start()
         await steps.encrypt()
         await steps.two_killed()
@@ -122,7 +132,7 @@ class _Tour:
                 head(second)
             show(f"{step.seconds:6.2f} s  {step.name}" + (f": {step.detail}" if step.detail else ""))
 
-        shape = fleet.settle(self._layout, fleet.Wanted(nodes=5, threshold=3, port=0))
+        shape = settle(self._layout, Wanted(nodes=5, threshold=3, port=0))
         begun = time.monotonic()
         await fleet.start(self._layout, shape, progress)
         took = time.monotonic() - begun
@@ -287,9 +297,9 @@ class _Tour:
         deadline = time.monotonic() + 2.0
         while True:
             for session in await self._hub.sessions(limit=20):
-                if session["domain"] == fleet.DOMAIN and session["at"] >= asked - 0.05:
-                    if session["outcome"] == outcome:
-                        return session
+                ours = session["domain"] == fleet.DOMAIN and session["at"] >= asked - 0.05
+                if ours and session["outcome"] == outcome:
+                    return session
             must(time.monotonic() < deadline, step, f"the hub knows of no session that {outcome}")
             await asyncio.sleep(0.02)
 

@@ -13,8 +13,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from quorate.errors import BadInput
-from quorate.local.layout import Layout, read_shape, write_whole
+from quorate.local.layout import Layout, write_whole
 from quorate.local.operator import AccessPair
+from quorate.local.shape import read_shape
 
 _SYSTEM_ROOTS = (
     "/etc/ssl/certs/ca-certificates.crt",

@@ -9,36 +9,22 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass, fields, replace
-from pathlib import Path
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 from quorate import _core
 from quorate.client import AdminClient
-from quorate.errors import BadInput, QuorateError
 from quorate.hub import setup as hub_setup
 from quorate.local import credentials, operator, ports, processes
-from quorate.local.layout import Layout, Shape, read_shape, write_shape
+from quorate.local.layout import Layout
 from quorate.local.processes import Run, Started, running
+from quorate.local.shape import Shape, write_shape
 from quorate.node import setup as node_setup
 from quorate.node.directory import Directory
 
-DEFAULT = Shape(nodes=5, threshold=3, port=4500, region="us-east-1", account="000000000000")
 DOMAIN = "default"
 INVITATION_HOURS = 1.0
-
-
-class ShapeChanged(QuorateError):
-    code = "shape_changed"
-
-    def __init__(self, directory: Path, changes: Mapping[str, tuple[Any, Any]]) -> None:
-        told = ", ".join(f"{field} is {old} there, not {new}" for field, (old, new) in changes.items())
-        super().__init__(
-            f"{directory} holds a fleet of another shape: {told}",
-            kept="the fleet was left as it is",
-            remedy="leave the option away, or use another --data for another fleet",
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,46 +37,6 @@ class Step:
 
 
 Progress = Callable[[Step], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """What somebody asked for; None is "as it was", and at first the default."""
-
-    nodes: int | None = None
-    threshold: int | None = None
-    port: int | None = None
-    region: str | None = None
-    account: str | None = None
-
-
-def settle(layout: Layout, wanted: Wanted) -> Shape:
-    """The shape that `up` is to have. Raises `ShapeChanged`, `BadInput`, `DataDirectoryMismatch`."""
-    asked = {field.name: getattr(wanted, field.name) for field in fields(Wanted)}
-    asked = {name: value for name, value in asked.items() if value is not None}
-    there = read_shape(layout)
-    if there is None:
-        if layout.data.exists() and any(layout.data.iterdir()) and not _is_fresh(layout):
-            raise BadInput(
-                f"{layout.data} is not empty, and no fleet that `up` made",
-                remedy="use another --data, or start its parts with `quorate hub serve` and `quorate node serve`",
-            )
-        if "nodes" in asked and "threshold" not in asked:
-            asked["threshold"] = asked["nodes"] // 2 + 1
-        return replace(DEFAULT, **asked)
-    changes = {
-        name: (getattr(there, name), value)
-        for name, value in asked.items()
-        if value != getattr(there, name) and not (name == "port" and value == 0)
-    }
-    if changes:
-        raise ShapeChanged(layout.data, changes)
-    return there
-
-
-def _is_fresh(layout: Layout) -> bool:
-    ours = {layout.settings.name, layout.logs.name, "up.lock"}
-    return {entry.name for entry in layout.data.iterdir()} <= ours
 
 
 @dataclass(slots=True)

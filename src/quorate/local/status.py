@@ -10,8 +10,9 @@ from typing import Any
 
 from quorate.client import AdminClient
 from quorate.errors import BadInput, HubUnreachable
-from quorate.local.layout import Layout, in_order, read_json, read_shape, write_json
+from quorate.local.layout import Layout, in_order, read_json, write_json
 from quorate.local.processes import Run, running
+from quorate.local.shape import read_shape
 
 Status = dict[str, Any]
 
