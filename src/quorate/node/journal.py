@@ -51,9 +51,10 @@ class Journal:
             "peer",
             "suppressed",
         ):
-            value: Value = getattr(record, name)
+            value = getattr(record, name)
             if value:
-                line[name] = value
+                # The log takes plain types only; a role is a word of an enumeration.
+                line[name] = str(value) if isinstance(value, str) else value
         await self._log.append(line)
 
     def refused(
