@@ -17,14 +17,15 @@ from quorate import _core
 from quorate.client import AdminClient
 from quorate.hub import setup as hub_setup
 from quorate.local import credentials, operator, ports, processes
-from quorate.local.layout import Layout
+from quorate.local.layout import Layout, write_whole
 from quorate.local.processes import Run, Started, running
 from quorate.local.shape import Shape, write_shape
 from quorate.node import setup as node_setup
 from quorate.node.directory import Directory
 
 DOMAIN = "default"
-INVITATION_HOURS = 1.0
+INVITATION_HOURS = 24.0 * 30
+"""Long, since an interrupted `up` may be gone on with much later."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,17 +186,15 @@ class _StartUp:
         return Directory.of(self.layout.data, name).is_enrolled
 
     async def _enroll(self, key: _core.Operator, name: str, fingerprint: bytes, hub_address: str) -> None:
-        """Invites, asks and approves; the invitation holds for this module alone."""
-        invitation = await operator.invite(
-            key,
-            self._hub,
-            name=name,
-            zone=name.replace("node-", "zone-"),
-            role="holder",
-            enrol_address=hub_address,
-            hours=INVITATION_HOURS,
-            fingerprint=fingerprint,
-        )
+        """Invites, asks and approves; the invitation holds for this module alone.
+
+        It is kept until the node is enrolled: after an interruption the node must come with the same one, for
+        the hub may have approved it already.
+        """
+        kept = self.layout.node(name) / "invitation"
+        if not kept.exists():
+            write_whole(kept, (await self._invite(key, name, fingerprint, hub_address)).encode(), mode=0o600)
+        invitation = kept.read_text()
         asked = asyncio.Event()
         enrolling = asyncio.create_task(
             node_setup.enroll(
@@ -217,6 +216,19 @@ class _StartUp:
         finally:
             waiting.cancel()
             enrolling.cancel()
+        kept.unlink()
+
+    async def _invite(self, key: _core.Operator, name: str, fingerprint: bytes, hub_address: str) -> str:
+        return await operator.invite(
+            key,
+            self._hub,
+            name=name,
+            zone=name.replace("node-", "zone-"),
+            role="holder",
+            enrol_address=hub_address,
+            hours=INVITATION_HOURS,
+            fingerprint=fingerprint,
+        )
 
     async def _start_node(self, name: str) -> None:
         if running(self.layout.node(name)) is not None:

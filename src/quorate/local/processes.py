@@ -229,16 +229,19 @@ def only_one(layout: Layout) -> Iterator[None]:
 
 
 def is_linked(run: Run) -> bool:
-    """Whether a node's `run.json` says that it runs, with its link to the hub up."""
-    return bool(run["hub"]) and run["state"] != "starting"
+    """Whether a node's `run.json` says that its link to the hub is up."""
+    return bool(run["hub"])
 
 
 async def start_one(layout: Layout, name: str, environment: Mapping[str, str] | None = None) -> Run:
     """Starts a node that is down; returns when it is linked to the hub, or serves without one."""
     node = start_node(layout, name, environment=environment)
     hub_lives = running(layout.hub) is not None
-    ready = is_linked if hub_lives else lambda run: run["state"] != "starting"
-    return await until_ready(node, ready, deadline=time.monotonic() + READY_SECONDS)
+    return await until_ready(
+        node,
+        lambda run: run["state"] != "starting" and (is_linked(run) or not hub_lives),
+        deadline=time.monotonic() + READY_SECONDS,
+    )
 
 
 def stop_all(layout: Layout, names: list[str] | None = None, *, grace: float = 10.0) -> list[str]:
