@@ -9,9 +9,9 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from quorate import _core
 from quorate.client import AdminClient
@@ -22,6 +22,9 @@ from quorate.local.processes import Run, Started, running
 from quorate.local.shape import Shape, write_shape
 from quorate.node import setup as node_setup
 from quorate.node.directory import Directory
+
+S = TypeVar("S")
+T = TypeVar("T")
 
 DOMAIN = "default"
 INVITATION_HOURS = 24.0 * 30
@@ -112,25 +115,21 @@ class _StartUp:
     async def run(self) -> None:
         self._take_port()
         key = await self._operator()
-        try:
-            hub, modules = await _both(self._start_hub(key), self._make_modules())
+        hub, modules = await _both(self._start_hub(key), self._make_modules())
+        if modules:
             async with self._step("nodes enrolled") as done:
-                fresh = [name for name in self.shape.node_names if not self._is_enrolled(name)]
                 address = hub["enrol_address"]
-                await _all(self._enroll(key, name, modules[name], address) for name in fresh)
-                done(f"{len(fresh)} by the operator's approval, {self.shape.nodes - len(fresh)} before")
-            await _all(self._start_node(name) for name in self.shape.node_names)
-            await self._domain(key)
-            await self._access(key)
-            async with self._step("KMS endpoint serves") as done:
-                await _all(self._until_serving(name) for name in self.shape.node_names)
-                if not await ports.until_accepting(self.shape.port, deadline=self._deadline):
-                    raise processes.StartFailed(
-                        "the KMS port", f"{self.shape.port} does not accept", self.layout.log("node-1")
-                    )
-                done(f"https://localhost:{self.shape.port}")
-        finally:
-            del key
+                await _all(self._enroll(key, name, prints, address) for name, prints in modules.items())
+                done(f"{len(modules)}, each entry signed by the operator key")
+        await _all(self._start_node(name) for name in self.shape.node_names)
+        await self._domain(key)
+        await self._access(key)
+        async with self._step("KMS endpoint serves") as done:
+            await _all(self._until_serving(name) for name in self.shape.node_names)
+            if not await ports.until_accepting(self.shape.port, deadline=self._deadline):
+                raise processes.StartFailed("the KMS port", "does not accept", self.layout.log("node-1"))
+            await self._until_live()
+            done(f"https://localhost:{self.shape.port}, {self.shape.nodes} nodes behind it")
 
     def _take_port(self) -> None:
         """Before anything is made; our own nodes, of a fleet that is partly up, may listen already."""
@@ -265,6 +264,18 @@ class _StartUp:
             if node.name == name:
                 await processes.until_ready(node, lambda run: bool(run["kms"]), deadline=self._deadline)
 
+    async def _until_live(self) -> None:
+        """Until the hub counts every holder of the domain live: then any quorum can be asked."""
+        while True:
+            domains = (await self._hub.status())["domains"]
+            domain = next(each for each in domains if each["name"] == DOMAIN)
+            if domain["live"] >= domain["shards"]:
+                return
+            if time.monotonic() > self._deadline:
+                told = f"counts {domain['live']} of {domain['shards']} shards of {DOMAIN} live"
+                raise processes.StartFailed("hub", told, self.layout.log("hub"))
+            await asyncio.sleep(0.02)
+
     @contextlib.asynccontextmanager
     async def _step(self, name: str) -> AsyncIterator[Callable[[str], None]]:
         """Times a step; it is told only when it succeeded."""
@@ -279,16 +290,22 @@ class _StartUp:
         self._progress(Step(name, detail, time.monotonic() - begun))
 
 
-async def _both(first: Any, second: Any) -> tuple[Any, Any]:
-    one, two = await _all([first, second])
-    return one, two
+async def _both(first: Coroutine[Any, Any, S], second: Coroutine[Any, Any, T]) -> tuple[S, T]:
+    async with _first_failure(), asyncio.TaskGroup() as group:
+        one, two = group.create_task(first), group.create_task(second)
+    return one.result(), two.result()
 
 
-async def _all(jobs: Any) -> list[Any]:
+async def _all(jobs: Iterable[Coroutine[Any, Any, None]]) -> None:
     """Side by side; the first failure ends the others, and is raised as it is."""
+    async with _first_failure(), asyncio.TaskGroup() as group:
+        for job in jobs:
+            group.create_task(job)
+
+
+@contextlib.asynccontextmanager
+async def _first_failure() -> AsyncIterator[None]:
     try:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(job) for job in jobs]
+        yield
     except BaseExceptionGroup as several:
         raise several.exceptions[0] from None
-    return [task.result() for task in tasks]
