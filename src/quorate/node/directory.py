@@ -5,11 +5,12 @@ Not here: the vault and the audit log, which look after themselves.
 """
 
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from quorate.errors import BadInput, DataDirectoryMismatch
+from quorate.host.certificates import Certificates
+from quorate.host.files import replace_file
 from quorate.ids import NodeId
 from quorate.wire.links import Address, TlsFiles
 
@@ -85,13 +86,12 @@ class Directory:
         return self.path / "fleet-info"
 
     @property
-    def tls(self) -> TlsFiles:
-        tls = self.path / "tls"
-        return TlsFiles(tls / "leaf.pem", tls / "key.pem", tls / "roots.pem")
+    def certificates(self) -> Certificates:
+        return Certificates(self.path / "tls")
 
     @property
-    def tls_ca(self) -> Path:
-        return self.path / "tls" / "ca.der"
+    def tls(self) -> TlsFiles:
+        return self.certificates.files
 
     @property
     def is_enrolled(self) -> bool:
@@ -128,28 +128,3 @@ class Directory:
 
     def write_settings(self, settings: Settings) -> None:
         replace_file(self.path / "settings.json", json.dumps(asdict(settings), indent=2).encode() + b"\n")
-
-
-def replace_file(path: Path, content: bytes, mode: int = 0o600) -> None:
-    """Writes `path` durably in one step: readers see the old content or the new."""
-    fresh = path.with_name(path.name + ".new")
-    fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
-    with os.fdopen(fd, "wb") as out:
-        out.write(content)
-        out.flush()
-        os.fsync(out.fileno())
-    fresh.rename(path)
-    sync_directory(path.parent)
-
-
-def remove_file(path: Path) -> None:
-    path.unlink(missing_ok=True)
-    sync_directory(path.parent)
-
-
-def sync_directory(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -9,10 +9,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from quorate import _core
+from quorate.host.dispatch import Dispatch, Fields
+from quorate.host.fleet import Fleet
 from quorate.hsm import Hsm
 from quorate.ids import DomainId, Epoch, NodeId
-from quorate.node.dispatch import Dispatch, Fields
-from quorate.node.fleet import Fleet
 from quorate.node.journal import Journal
 from quorate.protocol import member
 from quorate.wire.links import LinkDown

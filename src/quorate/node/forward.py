@@ -14,11 +14,11 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 
 from quorate import _core
+from quorate.host.dispatch import Dispatch, Dropped, Fields
+from quorate.host.fleet import Fleet
 from quorate.ids import DomainId, NodeId
 from quorate.kms.backend import KeyUnavailable
 from quorate.kms.http import Response, SignedRequest
-from quorate.node.dispatch import Dispatch, Dropped, Fields
-from quorate.node.fleet import Fleet
 from quorate.wire.links import LinkDown
 
 TOTAL_SECONDS = 1.9

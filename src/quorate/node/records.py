@@ -17,11 +17,11 @@ from typing import Any
 from uuid import UUID
 
 from quorate import _core
+from quorate.host.dispatch import Dispatch, Dropped, Fields
+from quorate.host.fleet import Fleet
 from quorate.hsm import Hsm
 from quorate.ids import HUB, DomainId, NodeId
 from quorate.kms.backend import AliasRecord, KeyRecord, KeyState
-from quorate.node.dispatch import Dispatch, Dropped, Fields
-from quorate.node.fleet import Fleet
 
 _log = logging.getLogger(__name__)
 

@@ -16,23 +16,23 @@ from typing import Any
 from quorate import _core, logs
 from quorate.audit.append import AuditLog
 from quorate.errors import BadInput, QuorateError
+from quorate.host.dispatch import Dispatch, Fields
+from quorate.host.files import replace_file
+from quorate.host.fleet import Fleet
+from quorate.host.run_state import RunState
 from quorate.hsm import Hsm
 from quorate.ids import HUB, DomainId, NodeId
 from quorate.kms.app import KmsApp
 from quorate.kms.operation import Settings as KmsSettings
 from quorate.node.backend import Checker, NodeBackend
-from quorate.node.certificates import renew_when_due
-from quorate.node.directory import Directory, Settings, replace_file
-from quorate.node.dispatch import Dispatch, Fields
+from quorate.node.directory import Directory, Settings
 from quorate.node.epochs import Epochs
-from quorate.node.fleet import Fleet
 from quorate.node.forward import Forwarder
 from quorate.node.holder import Holder
 from quorate.node.journal import Journal
 from quorate.node.kms import KmsServer
 from quorate.node.records import Records
 from quorate.node.sessions import Sessions
-from quorate.node.status import RunState
 from quorate.node.watchdog import Watchdog
 from quorate.wire.links import LinkDown
 
@@ -61,7 +61,7 @@ async def serve(data: Path, name: str, *, log: Path | None = None, passphrase: b
     audit: AuditLog | None = None
     try:
         _obey_testing(module)
-        if renew_when_due(directory, module, time.time()):
+        if directory.certificates.renew_when_due(module, settings.tls_names, time.time()):
             _log.info("the TLS certificate was renewed")
         audit = AuditLog(directory.audit_log, now=lambda: datetime.now(UTC))
         return await Node(directory, settings, hsm, audit, log).run()

@@ -11,10 +11,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from quorate import _core
+from quorate.host.dispatch import Dispatch, Dropped, Fields
+from quorate.host.fleet import Fleet
 from quorate.hsm import Hsm
 from quorate.ids import DomainId, NodeId, SessionId
-from quorate.node.dispatch import Dispatch, Dropped, Fields
-from quorate.node.fleet import Fleet
 from quorate.node.journal import Journal
 from quorate.protocol import requester
 from quorate.protocol.lease import LeaseWatch

@@ -6,7 +6,6 @@ Not here: the running process (`service`), the operator's decision, text for peo
 
 import asyncio
 import hashlib
-import socket
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,8 +13,10 @@ from typing import Any
 
 from quorate import _core
 from quorate.errors import BadInput, HubUnreachable, QuorateError
-from quorate.node.certificates import check_authority, write_files
-from quorate.node.directory import Directory, Settings, remove_file, replace_file
+from quorate.host.addresses import advertised, with_port
+from quorate.host.certificates import check_authority
+from quorate.host.files import remove_file, replace_file
+from quorate.node.directory import Directory, Settings
 from quorate.wire.enrol import ask
 from quorate.wire.links import Address
 
@@ -120,42 +121,15 @@ def _settle(
     address: str | None,
     kms_names: Sequence[str],
 ) -> Settings:
-    fleet, kms = _with_port(fleet_listen), _with_port(kms_listen)
-    host, port = (fleet.host, fleet.port) if address is None else _split(address)
-    advertised = Address(host, port or fleet.port)
-    if advertised.host in ("0.0.0.0", "::"):
-        raise BadInput(
-            f"other hosts cannot reach {advertised}", remedy="pass --address with this machine's own address"
-        )
+    fleet, kms = with_port(fleet_listen), with_port(kms_listen)
     return Settings(
         name=name,
         zone=invitation["token"]["zone"],
         fleet_listen=str(fleet),
         kms_listen=str(kms),
-        address=str(advertised),
+        address=str(advertised(fleet, address)),
         kms_names=tuple(kms_names),
     )
-
-
-def _split(text: str) -> tuple[str, int]:
-    host, colon, port = text.rpartition(":")
-    if not colon or not host or not (port.isascii() and port.isdigit()) or int(port) > 65535:
-        raise BadInput(f"{text[:200]!r} is no address", remedy="write it as HOST:PORT, as in 127.0.0.1:4500")
-    return host.removeprefix("[").removesuffix("]"), int(port)
-
-
-def _with_port(text: str) -> Address:
-    """The address with a real port: for 0, one that is free now."""
-    host, port = _split(text)
-    if port:
-        return Address(host, port)
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        with socket.socket(family, socket.SOCK_STREAM) as probe:
-            probe.bind((host, 0))
-            return Address(host, int(probe.getsockname()[1]))
-    except OSError as why:
-        raise BadInput(f"cannot listen on {host}: {why}", remedy="choose an address of this machine") from why
 
 
 async def _ask_until_decided(
@@ -208,6 +182,7 @@ def _take_place(directory: Directory, module: _core.Module, tls_root: bytes, ans
         )
     module.accept_rekey(rekey)
     check_authority(authority, tls_root, module)
-    write_files(directory, module, authority, tls_root)
+    names = directory.read_settings().tls_names
+    directory.certificates.write(module, names, authority, tls_root)
     replace_file(directory.fleet_info, fleet_info)
     remove_file(directory.enrolment)

@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from quorate import _core
+from quorate.host.dispatch import Dispatch, Fields
 from quorate.hsm import Hsm
 from quorate.ids import HUB, NodeId
-from quorate.node.dispatch import Dispatch, Fields
 from quorate.wire.links import Address, LinkDown, Links, TlsFiles
 
 _log = logging.getLogger(__name__)
