@@ -197,9 +197,10 @@ class _Tour:
         head("5. A third node is killed and the domain locked: Decrypt fails, until it is back")
         show(f"killed node-3, pid {processes.kill(self._layout.node('node-3'))}")
         await self._lock()
+        kms = self._kms_once()
         begun = time.monotonic()
         try:
-            await asyncio.to_thread(self._decrypt_once)
+            await asyncio.to_thread(kms.decrypt, CiphertextBlob=self._wrapped)
         except ClientError as refusal:
             took = time.monotonic() - begun
             error = refusal.response["Error"]
@@ -219,7 +220,7 @@ class _Tour:
     async def _until_decrypts(self, begun: float) -> None:
         while True:
             try:
-                await asyncio.to_thread(self._decrypt_once)
+                await asyncio.to_thread(self._kms_once().decrypt, CiphertextBlob=self._wrapped)
             except (ClientError, BotoCoreError) as why:
                 if time.monotonic() - begun > RECOVERS_WITHIN:
                     raise TourFailed("5", f"Decrypt does not work again: {why}") from why
@@ -257,7 +258,7 @@ class _Tour:
         await self._lock(quietly=True)
         asked = time.time()
         try:
-            await asyncio.to_thread(self._decrypt_once)
+            await asyncio.to_thread(self._kms_once().decrypt, CiphertextBlob=self._wrapped)
         except (ClientError, BotoCoreError) as why:
             raise TourFailed("6", f"Decrypt failed: {why}") from why
         return await self._session_since(asked, "combined", "6")
@@ -276,16 +277,15 @@ class _Tour:
 
     def _kms(self, **settings: Any) -> Any:
         """An ordinary client with connections of its own."""
-        return boto3.client("kms", **settings)
+        return boto3.session.Session().client("kms", **settings)
 
     def _decrypt_as_usual(self, wrapped: bytes) -> bytes:
         plaintext: bytes = self._kms().decrypt(CiphertextBlob=wrapped)["Plaintext"]
         return plaintext
 
-    def _decrypt_once(self) -> None:
-        """Without the SDK's retries."""
-        with contextlib.closing(self._kms(config=Config(retries={"total_max_attempts": 1}))) as kms:
-            kms.decrypt(CiphertextBlob=self._wrapped)
+    def _kms_once(self) -> Any:
+        """Without the SDK's retries, and with a new connection: an old one may lead to a killed node."""
+        return self._kms(config=Config(retries={"total_max_attempts": 1}))
 
     async def _lock(self, *, quietly: bool = False) -> None:
         locked = (await self._hub.lock(fleet.DOMAIN))["locked"]

@@ -15,9 +15,10 @@ from typing import Any, TypeVar
 
 from quorate import _core
 from quorate.client import AdminClient
+from quorate.host.files import replace_file
 from quorate.hub import setup as hub_setup
 from quorate.local import credentials, operator, ports, processes
-from quorate.local.layout import Layout, write_whole
+from quorate.local.layout import Layout
 from quorate.local.processes import Run, Started, running
 from quorate.local.shape import Shape, write_shape
 from quorate.node import setup as node_setup
@@ -192,7 +193,7 @@ class _StartUp:
         """
         kept = self.layout.node(name) / "invitation"
         if not kept.exists():
-            write_whole(kept, (await self._invite(key, name, fingerprint, hub_address)).encode(), mode=0o600)
+            replace_file(kept, (await self._invite(key, name, fingerprint, hub_address)).encode(), mode=0o600)
         invitation = kept.read_text()
         asked = asyncio.Event()
         enrolling = asyncio.create_task(

@@ -1,19 +1,18 @@
 """Where everything of one data directory lies.
 
-Here: paths, writing a file whole or not at all.
+Here: paths, JSON files.
 Not here: what the files of a hub or a node hold; their rooms own them.
 """
 
-import contextlib
 import json
-import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from quorate.errors import BadInput
+from quorate.host.files import replace_file
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,32 +93,4 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    write_whole(path, (json.dumps(value, indent=1) + "\n").encode())
-
-
-def write_whole(path: Path, content: bytes, *, mode: int = 0o644) -> None:
-    """Writes a file so that a crash leaves the old one or the new one; durable when this returns."""
-    fresh = path.with_name(f".{path.name}.{os.getpid()}")
-    with contextlib.suppress(FileNotFoundError):
-        fresh.unlink()
-    handle = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(path)
-    except BaseException:
-        fresh.unlink(missing_ok=True)
-        raise
-    with _directory(path.parent) as parent:
-        os.fsync(parent)
-
-
-@contextlib.contextmanager
-def _directory(path: Path) -> Iterator[int]:
-    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        yield handle
-    finally:
-        os.close(handle)
+    replace_file(path, (json.dumps(value, indent=1) + "\n").encode(), mode=0o644)
