@@ -184,7 +184,7 @@ def status(data: Data = DEFAULT_DATA, json: Json = False) -> None:
 
 def _status_text(found: dict[str, Any]) -> str:
     fleet, hub = found["fleet"], found["hub"]
-    head = f"fleet {fleet['id'] or '(unknown)'}  {fleet['region']}  {fleet['account']}"
+    head = f"fleet {fleet['id']}  {fleet['region']}  {fleet['account']}" if fleet["id"] else "no fleet yet"
     pid = f"  pid {hub['pid']}" if hub["pid"] else ""
     rows = [
         [

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from quorate.local.layout import Layout
+from quorate.local.operator import create_key
 from quorate.local.status import compose
 
 DOMAIN = {
@@ -25,10 +26,12 @@ def run(name: str, state: str = "ready", epoch: int = 1) -> dict[str, Any]:
 
 def of_five(path: Path) -> Layout:
     layout = Layout.at(path)
+    key = create_key(path / "elsewhere", region="us-east-1", account="000000000000")
     for number in range(1, 6):
         (layout.node(f"node-{number}") / "module").mkdir(parents=True)
     layout.hub.mkdir()
-    layout.domains.write_text(json.dumps({"format": 1, "fleet": FLEET, "domains": [DOMAIN]}))
+    (layout.hub / "fleet-info").write_bytes(key.fleet_info)
+    layout.domains.write_text(json.dumps({"format": 1, "domains": [DOMAIN]}))
     return layout
 
 
@@ -38,7 +41,9 @@ def test_with_everything_down_the_shape_is_the_contracts(tmp_path: Path, quorate
     got = quorate("status", "--json", "--data", str(tmp_path))
     assert got.code == 0
     found = json.loads(got.out)
-    assert found["fleet"] == FLEET
+    assert found["fleet"].keys() == FLEET.keys()
+    assert len(bytes.fromhex(found["fleet"]["id"])) == 16
+    assert (found["fleet"]["region"], found["fleet"]["account"]) == ("us-east-1", "000000000000")
     assert found["hub"] == {"pid": None, "state": "down"}
     assert [node["name"] for node in found["nodes"]] == [f"node-{number}" for number in range(1, 6)]
     for node in found["nodes"]:
