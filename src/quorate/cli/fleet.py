@@ -50,14 +50,16 @@ def up(
     """
     from quorate._core import harden_process
     from quorate.cli.settings import read_settings
-    from quorate.local import fleet
+    from quorate.local.shape import settle
 
     layout = Layout.at(data)
     if config is not None and not config.is_file():
         raise BadInput(f"there is no file {config}", remedy="point --config at a TOML file")
     file = config or (layout.settings if layout.settings.is_file() else None)
     flags = {"nodes": nodes, "threshold": threshold, "port": port, "region": region, "account": account}
-    shape = fleet.settle(layout, read_settings(file, flags))
+    shape = settle(layout, read_settings(file, flags))
+    from quorate.local import fleet  # loads the hub's and the nodes' rooms
+
     if fleet.is_up(layout, shape):
         say("the fleet is up already; `quorate down` stops it")
         result(_up_result(layout, shape.port), as_json=json)
@@ -182,7 +184,7 @@ def status(data: Data = DEFAULT_DATA, json: Json = False) -> None:
 
 def _status_text(found: dict[str, Any]) -> str:
     fleet, hub = found["fleet"], found["hub"]
-    head = f"fleet {fleet['id'] or '(unknown)'}  {fleet['region']}  {fleet['account']}"
+    head = f"fleet {fleet['id']}  {fleet['region']}  {fleet['account']}" if fleet["id"] else "no fleet yet"
     pid = f"  pid {hub['pid']}" if hub["pid"] else ""
     rows = [
         [

@@ -1,6 +1,6 @@
 """The options of `up` from where they may stand: a TOML file, the environment, flags, in rising order.
 
-Here: names and order. Not here: defaults; those belong to the fleet (`local.fleet`).
+Here: names and order. Not here: defaults; those belong to the fleet (`local.shape`).
 """
 
 from pathlib import Path
@@ -15,7 +15,7 @@ from pydantic_settings import (
 )
 
 from quorate.errors import BadInput
-from quorate.local.fleet import Wanted
+from quorate.local.shape import Wanted
 
 
 class UpSettings(BaseSettings):

@@ -13,8 +13,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from quorate.errors import BadInput
-from quorate.local.layout import Layout, read_shape, write_whole
+from quorate.host.files import replace_file
+from quorate.local.layout import Layout
 from quorate.local.operator import AccessPair
+from quorate.local.shape import read_shape
 
 _SYSTEM_ROOTS = (
     "/etc/ssl/certs/ca-certificates.crt",
@@ -30,7 +32,7 @@ def write_credentials(layout: Layout, pair: AccessPair) -> None:
         f"[default]\naws_access_key_id = {pair.access_key_id}\n"
         f"aws_secret_access_key = {pair.secret_access_key}\n"
     )
-    write_whole(layout.credentials, text.encode(), mode=0o600)
+    replace_file(layout.credentials, text.encode(), mode=0o600)
 
 
 def read_credentials(layout: Layout) -> tuple[str, str] | None:
@@ -57,7 +59,7 @@ def write_ca_bundle(layout: Layout, operator_root: bytes) -> None:
         if Path(path).is_file():
             parts.append(f"# {path}\n{Path(path).read_text(errors='replace')}")
             break
-    write_whole(layout.ca_bundle, "\n".join(parts).encode())
+    replace_file(layout.ca_bundle, "\n".join(parts).encode(), mode=0o644)
 
 
 def client_environment(layout: Layout) -> dict[str, str]:
@@ -144,7 +146,7 @@ def _replace_sections(path: Path, sections: Mapping[str, Sequence[str]], *, mode
         text += ("\n" if text else "") + f"[{name}]\n" + "\n".join(lines) + "\n"
     if path.exists():
         mode = path.stat().st_mode & 0o777
-    write_whole(path, text.encode(), mode=mode)
+    replace_file(path, text.encode(), mode=mode)
 
 
 def shell_hint(layout: Layout) -> str:

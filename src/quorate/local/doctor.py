@@ -16,8 +16,9 @@ from pathlib import Path
 from quorate import _core
 from quorate.errors import QuorateError
 from quorate.local import ports
-from quorate.local.layout import Layout, read_shape
+from quorate.local.layout import Layout
 from quorate.local.processes import running
+from quorate.local.shape import read_shape
 
 _LOCKED_BYTES = 2 << 20
 """A module's arena is 1 MiB; twice that leaves room for what a library locks."""

@@ -9,36 +9,27 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass, fields, replace
-from pathlib import Path
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 from quorate import _core
 from quorate.client import AdminClient
-from quorate.errors import BadInput, QuorateError
+from quorate.host.files import replace_file
 from quorate.hub import setup as hub_setup
 from quorate.local import credentials, operator, ports, processes
-from quorate.local.layout import Layout, Shape, read_shape, write_shape
+from quorate.local.layout import Layout
 from quorate.local.processes import Run, Started, running
+from quorate.local.shape import Shape, write_shape
 from quorate.node import setup as node_setup
 from quorate.node.directory import Directory
 
-DEFAULT = Shape(nodes=5, threshold=3, port=4500, region="us-east-1", account="000000000000")
+S = TypeVar("S")
+T = TypeVar("T")
+
 DOMAIN = "default"
-INVITATION_HOURS = 1.0
-
-
-class ShapeChanged(QuorateError):
-    code = "shape_changed"
-
-    def __init__(self, directory: Path, changes: Mapping[str, tuple[Any, Any]]) -> None:
-        told = ", ".join(f"{field} is {old} there, not {new}" for field, (old, new) in changes.items())
-        super().__init__(
-            f"{directory} holds a fleet of another shape: {told}",
-            kept="the fleet was left as it is",
-            remedy="leave the option away, or use another --data for another fleet",
-        )
+INVITATION_HOURS = 24.0 * 30
+"""Long, since an interrupted `up` may be gone on with much later."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,46 +42,6 @@ class Step:
 
 
 Progress = Callable[[Step], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """What somebody asked for; None is "as it was", and at first the default."""
-
-    nodes: int | None = None
-    threshold: int | None = None
-    port: int | None = None
-    region: str | None = None
-    account: str | None = None
-
-
-def settle(layout: Layout, wanted: Wanted) -> Shape:
-    """The shape that `up` is to have. Raises `ShapeChanged`, `BadInput`, `DataDirectoryMismatch`."""
-    asked = {field.name: getattr(wanted, field.name) for field in fields(Wanted)}
-    asked = {name: value for name, value in asked.items() if value is not None}
-    there = read_shape(layout)
-    if there is None:
-        if layout.data.exists() and any(layout.data.iterdir()) and not _is_fresh(layout):
-            raise BadInput(
-                f"{layout.data} is not empty, and no fleet that `up` made",
-                remedy="use another --data, or start its parts with `quorate hub serve` and `quorate node serve`",
-            )
-        if "nodes" in asked and "threshold" not in asked:
-            asked["threshold"] = asked["nodes"] // 2 + 1
-        return replace(DEFAULT, **asked)
-    changes = {
-        name: (getattr(there, name), value)
-        for name, value in asked.items()
-        if value != getattr(there, name) and not (name == "port" and value == 0)
-    }
-    if changes:
-        raise ShapeChanged(layout.data, changes)
-    return there
-
-
-def _is_fresh(layout: Layout) -> bool:
-    ours = {layout.settings.name, layout.logs.name, "up.lock"}
-    return {entry.name for entry in layout.data.iterdir()} <= ours
 
 
 @dataclass(slots=True)
@@ -165,25 +116,21 @@ class _StartUp:
     async def run(self) -> None:
         self._take_port()
         key = await self._operator()
-        try:
-            hub, modules = await _both(self._start_hub(key), self._make_modules())
+        hub, modules = await _both(self._start_hub(key), self._make_modules())
+        if modules:
             async with self._step("nodes enrolled") as done:
-                fresh = [name for name in self.shape.node_names if not self._is_enrolled(name)]
                 address = hub["enrol_address"]
-                await _all(self._enroll(key, name, modules[name], address) for name in fresh)
-                done(f"{len(fresh)} by the operator's approval, {self.shape.nodes - len(fresh)} before")
-            await _all(self._start_node(name) for name in self.shape.node_names)
-            await self._domain(key)
-            await self._access(key)
-            async with self._step("KMS endpoint serves") as done:
-                await _all(self._until_serving(name) for name in self.shape.node_names)
-                if not await ports.until_accepting(self.shape.port, deadline=self._deadline):
-                    raise processes.StartFailed(
-                        "the KMS port", f"{self.shape.port} does not accept", self.layout.log("node-1")
-                    )
-                done(f"https://localhost:{self.shape.port}")
-        finally:
-            del key
+                await _all(self._enroll(key, name, prints, address) for name, prints in modules.items())
+                done(f"{len(modules)}, each entry signed by the operator key")
+        await _all(self._start_node(name) for name in self.shape.node_names)
+        await self._domain(key)
+        await self._access(key)
+        async with self._step("KMS endpoint serves") as done:
+            await _all(self._until_serving(name) for name in self.shape.node_names)
+            if not await ports.until_accepting(self.shape.port, deadline=self._deadline):
+                raise processes.StartFailed("the KMS port", "does not accept", self.layout.log("node-1"))
+            await self._until_live()
+            done(f"https://localhost:{self.shape.port}, {self.shape.nodes} nodes behind it")
 
     def _take_port(self) -> None:
         """Before anything is made; our own nodes, of a fleet that is partly up, may listen already."""
@@ -239,17 +186,15 @@ class _StartUp:
         return Directory.of(self.layout.data, name).is_enrolled
 
     async def _enroll(self, key: _core.Operator, name: str, fingerprint: bytes, hub_address: str) -> None:
-        """Invites, asks and approves; the invitation holds for this module alone."""
-        invitation = await operator.invite(
-            key,
-            self._hub,
-            name=name,
-            zone=name.replace("node-", "zone-"),
-            role="holder",
-            enrol_address=hub_address,
-            hours=INVITATION_HOURS,
-            fingerprint=fingerprint,
-        )
+        """Invites, asks and approves; the invitation holds for this module alone.
+
+        It is kept until the node is enrolled: after an interruption the node must come with the same one, for
+        the hub may have approved it already.
+        """
+        kept = self.layout.node(name) / "invitation"
+        if not kept.exists():
+            replace_file(kept, (await self._invite(key, name, fingerprint, hub_address)).encode(), mode=0o600)
+        invitation = kept.read_text()
         asked = asyncio.Event()
         enrolling = asyncio.create_task(
             node_setup.enroll(
@@ -271,6 +216,19 @@ class _StartUp:
         finally:
             waiting.cancel()
             enrolling.cancel()
+        kept.unlink()
+
+    async def _invite(self, key: _core.Operator, name: str, fingerprint: bytes, hub_address: str) -> str:
+        return await operator.invite(
+            key,
+            self._hub,
+            name=name,
+            zone=name.replace("node-", "zone-"),
+            role="holder",
+            enrol_address=hub_address,
+            hours=INVITATION_HOURS,
+            fingerprint=fingerprint,
+        )
 
     async def _start_node(self, name: str) -> None:
         if running(self.layout.node(name)) is not None:
@@ -307,6 +265,18 @@ class _StartUp:
             if node.name == name:
                 await processes.until_ready(node, lambda run: bool(run["kms"]), deadline=self._deadline)
 
+    async def _until_live(self) -> None:
+        """Until the hub counts every holder of the domain live: then any quorum can be asked."""
+        while True:
+            domains = (await self._hub.status())["domains"]
+            domain = next(each for each in domains if each["name"] == DOMAIN)
+            if domain["live"] >= domain["shards"]:
+                return
+            if time.monotonic() > self._deadline:
+                told = f"counts {domain['live']} of {domain['shards']} shards of {DOMAIN} live"
+                raise processes.StartFailed("hub", told, self.layout.log("hub"))
+            await asyncio.sleep(0.02)
+
     @contextlib.asynccontextmanager
     async def _step(self, name: str) -> AsyncIterator[Callable[[str], None]]:
         """Times a step; it is told only when it succeeded."""
@@ -321,16 +291,22 @@ class _StartUp:
         self._progress(Step(name, detail, time.monotonic() - begun))
 
 
-async def _both(first: Any, second: Any) -> tuple[Any, Any]:
-    one, two = await _all([first, second])
-    return one, two
+async def _both(first: Coroutine[Any, Any, S], second: Coroutine[Any, Any, T]) -> tuple[S, T]:
+    async with _first_failure(), asyncio.TaskGroup() as group:
+        one, two = group.create_task(first), group.create_task(second)
+    return one.result(), two.result()
 
 
-async def _all(jobs: Any) -> list[Any]:
+async def _all(jobs: Iterable[Coroutine[Any, Any, None]]) -> None:
     """Side by side; the first failure ends the others, and is raised as it is."""
+    async with _first_failure(), asyncio.TaskGroup() as group:
+        for job in jobs:
+            group.create_task(job)
+
+
+@contextlib.asynccontextmanager
+async def _first_failure() -> AsyncIterator[None]:
     try:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(job) for job in jobs]
+        yield
     except BaseExceptionGroup as several:
         raise several.exceptions[0] from None
-    return [task.result() for task in tasks]

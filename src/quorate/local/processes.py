@@ -39,13 +39,13 @@ class StartFailed(QuorateError):
 
     def __init__(self, name: str, what: str, log: Path) -> None:
         tail = log_tail(log)
-        shown = f"; the end of it:\n{tail}" if tail else ", which is empty"
         super().__init__(
             f"{name} {what}",
             kept="the data directory is as the last finished step left it; `quorate up` goes on from there",
-            remedy=f"mend what its log says ({log}{shown}",
+            remedy=f"mend what the end of {log} tells:\n{tail}"
+            if tail
+            else f"nothing is in {log}; try again",
         )
-        self.remedy += ")" if not tail else ""
         self.name = name
 
 
@@ -65,15 +65,23 @@ def log_tail(log: Path) -> str:
 
 def running(directory: Path) -> Run | None:
     """`run.json` of a hub's or node's directory, if the process that wrote it is alive."""
-    path = directory / "run.json"
-    run = read_json(path)
-    if run is None or not isinstance(run.get("pid"), int):
+    run = _read_run(directory)
+    if run is None:
         return None
     try:
-        written = path.stat().st_mtime
+        written = (directory / "run.json").stat().st_mtime
     except FileNotFoundError:
         return None
     return run if _is_ours(run["pid"], written) else None
+
+
+def _read_run(directory: Path) -> Run | None:
+    """None also for a file that a power failure left empty: no process of before that is alive."""
+    try:
+        run = read_json(directory / "run.json")
+    except BadInput:
+        return None
+    return run if run is not None and isinstance(run.get("pid"), int) else None
 
 
 def _is_ours(pid: int, written: float) -> bool:
@@ -137,8 +145,8 @@ async def until_ready(started: Started, ready: Callable[[Run], bool], *, deadlin
         if ended is not None:
             how = f"by signal {-ended}" if ended < 0 else f"with status {ended}"
             raise StartFailed(started.name, f"ended {how} before it was ready", started.log)
-        run = read_json(started.directory / "run.json")
-        if run is not None and run.get("pid") == started.process.pid and ready(run):
+        run = _read_run(started.directory)
+        if run is not None and run["pid"] == started.process.pid and ready(run):
             return run
         if time.monotonic() > deadline:
             state = run.get("state") if run else None
@@ -229,23 +237,25 @@ def only_one(layout: Layout) -> Iterator[None]:
 
 
 def is_linked(run: Run) -> bool:
-    """Whether a node's `run.json` says that it runs, with its link to the hub up."""
-    return bool(run["hub"]) and run["state"] != "starting"
+    """Whether a node's `run.json` says that its link to the hub is up."""
+    return bool(run["hub"])
 
 
 async def start_one(layout: Layout, name: str, environment: Mapping[str, str] | None = None) -> Run:
     """Starts a node that is down; returns when it is linked to the hub, or serves without one."""
     node = start_node(layout, name, environment=environment)
     hub_lives = running(layout.hub) is not None
-    ready = is_linked if hub_lives else lambda run: run["state"] != "starting"
-    return await until_ready(node, ready, deadline=time.monotonic() + READY_SECONDS)
+    return await until_ready(
+        node,
+        lambda run: run["state"] != "starting" and (is_linked(run) or not hub_lives),
+        deadline=time.monotonic() + READY_SECONDS,
+    )
 
 
-def stop_all(layout: Layout, names: list[str] | None = None) -> list[str]:
+def stop_all(layout: Layout, names: list[str] | None = None, *, grace: float = 10.0) -> list[str]:
     """Stops these (all without `names`), nodes before the hub; returns the ones that had to be killed."""
     wanted = [*layout.node_names(), "hub"] if names is None else names
-    nodes = [layout.node(name) for name in wanted if name != "hub"]
-    killed = stop(nodes)
+    killed = stop([layout.node(name) for name in wanted if name != "hub"], grace=grace)
     if "hub" in wanted:
-        killed += stop([layout.hub])
+        killed += stop([layout.hub], grace=grace)
     return [directory.name for directory in killed]

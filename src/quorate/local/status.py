@@ -8,9 +8,10 @@ live is read off the processes of this machine.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from quorate import _core
 from quorate.client import AdminClient
 from quorate.errors import BadInput, HubUnreachable
-from quorate.local.layout import Layout, in_order, read_json, read_shape, write_json
+from quorate.local.layout import Layout, in_order, read_json, write_json
 from quorate.local.processes import Run, running
 
 Status = dict[str, Any]
@@ -28,7 +29,7 @@ async def status(layout: Layout) -> Status:
     runs = {name: running(layout.node(name)) for name in names}
     said = await _hub_says(layout) if hub_run else None
     if said is not None:
-        write_json(layout.domains, {"format": 1, "fleet": said["fleet"], "domains": said["domains"]})
+        write_json(layout.domains, {"format": 1, "domains": said["domains"]})
     return compose(layout, hub_run, runs, said)
 
 
@@ -49,10 +50,7 @@ def compose(
 ) -> Status:
     """Pure: `runs` has every node of this machine, None for one that does not run."""
     last = read_json(layout.domains) or {}
-    shape = read_shape(layout)
-    fleet = said["fleet"] if said else last.get("fleet")
-    if fleet is None:
-        fleet = {"id": None, "region": shape and shape.region, "account": shape and shape.account}
+    fleet = said["fleet"] if said else _fleet(layout)
     nodes = _nodes(layout, runs, said)
     domains = said["domains"] if said else _domains(last.get("domains", []), nodes, runs)
     hub_state = hub_run["state"] if hub_run else "down"
@@ -65,6 +63,17 @@ def compose(
         "domains": domains,
         "operator_key": {"here": layout.operator.exists(), "path": str(layout.operator)},
     }
+
+
+def _fleet(layout: Layout) -> dict[str, Any]:
+    """What the operator signed of the fleet, as the hub or a node here keeps it; nulls before enrolment."""
+    for directory in (layout.hub, *map(layout.node, layout.node_names())):
+        try:
+            seen = _core.view_approved((directory / "fleet-info").read_bytes())
+        except FileNotFoundError:
+            continue
+        return {"id": seen["fleet"].hex(), "region": seen["region"], "account": seen["account"]}
+    return {"id": None, "region": None, "account": None}
 
 
 def _nodes(
