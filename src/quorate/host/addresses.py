@@ -12,6 +12,7 @@ from quorate.wire.links import Address
 ANY_HOST = frozenset({"0.0.0.0", "::"})  # noqa: S104
 """Hosts that mean every address of this machine: to be listened on, never to be told."""
 
+
 def advertised(listen: Address, told: str | None) -> Address:
     """What other hosts are told: `told`, its port 0 meaning that of `listen`; or else `listen` itself."""
     host, port = (listen.host, listen.port) if told is None else _split(told)

@@ -31,6 +31,7 @@ class RunState:
 
 def _steady(state: dict[str, Any]) -> dict[str, Any]:
     domains = [
-        {**domain, "lease_seconds": domain["lease_seconds"] is not None} for domain in state.get("domains", ())
+        {**domain, "lease_seconds": domain["lease_seconds"] is not None}
+        for domain in state.get("domains", ())
     ]
     return {**state, "domains": domains}

@@ -187,7 +187,9 @@ def _answering(serve: Callable[[Request], Awaitable[Any]]) -> Callable[[Request]
             kind = next((status for cls, status in _STATUS.items() if isinstance(why, cls)), 409)
             return _error(kind, why.code, str(why), why.kept, why.remedy)
         except _core.CoreError as why:
-            return _error(409, why.code, why.message, "nothing was changed", "see docs/errors.md for the code")
+            return _error(
+                409, why.code, why.message, "nothing was changed", "see docs/errors.md for the code"
+            )
         except RecordRefused as why:
             return _error(
                 409, why.code, str(why), "nothing was changed", "read the current version, and try again"

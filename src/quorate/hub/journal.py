@@ -44,9 +44,7 @@ class Journal:
         )
 
     async def epoch(self, domain: DomainId, epoch: int, phase: str, reason: str = "") -> None:
-        await self.note(
-            "epoch", domain=domain.value, epoch=epoch, phase=phase, reason=reason[:MAX_REASON]
-        )
+        await self.note("epoch", domain=domain.value, epoch=epoch, phase=phase, reason=reason[:MAX_REASON])
 
 
 def _shards(shards: tuple[tuple[int, NodeId], ...]) -> list[str]:

@@ -69,9 +69,7 @@ def named(statement: bytes) -> Named:
 
 
 class Records:
-    def __init__(
-        self, hsm: Hsm, fleet: Fleet, journal: Journal, database: Database, nodes: Nodes
-    ) -> None:
+    def __init__(self, hsm: Hsm, fleet: Fleet, journal: Journal, database: Database, nodes: Nodes) -> None:
         self._hsm = hsm
         self._fleet = fleet
         self._journal = journal
@@ -89,7 +87,7 @@ class Records:
         """Puts into order what the module had learnt when a crash kept it from the database."""
         known = {record.statement for record in await self._database.records(0, 1 << 40)}
         for kind in ("charter", "access", "key", "alias"):
-            for statement in self._hsm.module.records(kind):  # type: ignore[arg-type]
+            for statement in self._hsm.module.records(kind):
                 if statement not in known:
                     what = named(statement)
                     await self._database.append_record(what.kind, what.name, what.version, statement)
@@ -105,9 +103,7 @@ class Records:
         async with self._turn:
             if token and await self._database.is_spent(token):
                 raise RecordRefused("replayed", "this request was carried out before")
-            await self._journal.note(
-                "record", kind=what.kind, name=what.name, version=what.version, node=by
-            )
+            await self._journal.note("record", kind=what.kind, name=what.name, version=what.version, node=by)
             (outcome,) = await self._hsm.slow(self._hsm.module.learn, [statement])
             if outcome not in ("new", "known"):
                 raise RecordRefused(outcome, f"the record was refused: {outcome}", self._current(what))

@@ -145,7 +145,9 @@ class Hub:
             await self._admin.start()
             self._ready = True
             self._write_state()
-            _log.info("the hub serves: fleet on %s, enrolment on %s", self._settings.fleet, self._settings.enrol)
+            _log.info(
+                "the hub serves: fleet on %s, enrolment on %s", self._settings.fleet, self._settings.enrol
+            )
             ticking = loop.create_task(self._tick())
             ends: list[asyncio.Future[Any]] = [stopping, ticking, self._audit.failed]
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
@@ -165,7 +167,9 @@ class Hub:
         if self._audit.failed.done():
             _log.critical("stopping: %s", self._audit.failed.result())
         elif self._hsm.module.failed:
-            _log.critical("stopping: the module's vault could not be written; mend the disk, then start again")
+            _log.critical(
+                "stopping: the module's vault could not be written; mend the disk, then start again"
+            )
         elif ticking.done():
             if isinstance(why := ticking.exception(), QuorateError):
                 raise why

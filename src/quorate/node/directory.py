@@ -18,7 +18,6 @@ from quorate.wire.links import Address, TlsFiles
 FORMAT = 1
 
 
-
 @dataclass(frozen=True, slots=True)
 class Settings:
     """`fleet_listen`, `kms_listen`: where the process listens; `address`: where other hosts reach its fleet

@@ -114,9 +114,7 @@ class TimePassed:
     pass
 
 
-Event = (
-    KeysCame | DealingMade | PreparedCame | ActivatedCame | RefusedCame | NodeUp | NodeDown | TimePassed
-)
+Event = KeysCame | DealingMade | PreparedCame | ActivatedCame | RefusedCame | NodeUp | NodeDown | TimePassed
 
 # What to do, in order.
 
@@ -262,7 +260,9 @@ class Attempt:
 
     def _is_of(self, phase: Phase, configuration_hash: bytes) -> bool:
         return (
-            self.phase is phase and self.dealt is not None and self.dealt.configuration_hash == configuration_hash
+            self.phase is phase
+            and self.dealt is not None
+            and self.dealt.configuration_hash == configuration_hash
         )
 
     def _deal(self) -> "Step":

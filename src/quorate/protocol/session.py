@@ -424,7 +424,9 @@ class Sessions:
             if now >= session.deadline:
                 have = len(session.called)
                 code = "quorum_not_reached" if session.substitute_at is None else "expired"
-                actions += self._refuse(session, code, f"no quorum within {DEADLINE:g} s ({have} called)", now)
+                actions += self._refuse(
+                    session, code, f"no quorum within {DEADLINE:g} s ({have} called)", now
+                )
                 continue
             actions += self._call_again(session, now)
             if session.substitute_at is not None and now >= session.substitute_at:

@@ -252,7 +252,9 @@ class Database:
     async def records(self, after: int, limit: int) -> list[Record]:
         """In order, from `after` (exclusive)."""
         async with self._engine.connect() as connection:
-            query = select(records).where(records.c.sequence > after).order_by(records.c.sequence).limit(limit)
+            query = (
+                select(records).where(records.c.sequence > after).order_by(records.c.sequence).limit(limit)
+            )
             return [Record(**row._mapping) for row in await connection.execute(query)]
 
     async def newest(self, kind: str) -> list[Record]:
