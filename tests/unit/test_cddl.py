@@ -1,12 +1,17 @@
 """`docs/protocol.cddl` says what the core encodes: the same labels, records, fields, order and types.
 
-Both sides are parsed here: the Rust declarations (`record!`, `statements!`) and the CDDL rules.
+Both sides are parsed here: the Rust declarations (`record!`, `statements!`) and the CDDL rules. Two real statements are
+read by an independent reader (cbor2, and RFC 9052's Sig_structure made by hand).
 """
 
 import re
 from pathlib import Path
 
+import cbor2
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+from quorate import _core
 
 ROOT = Path(__file__).resolve().parents[2]
 CDDL = (ROOT / "docs/protocol.cddl").read_text()
@@ -161,3 +166,40 @@ def test_every_rule_that_is_named_is_defined() -> None:
         bare = re.sub(r"\.(?:cbor|size|regexp)\b|\b[a-z_]+:(?!/)", "", bare)
         for used in re.findall(r"[a-z][a-z0-9-]*", bare):
             assert used in RULES or used in BUILT_IN, f"{used} in {name}"
+
+
+def test_an_approval_reads_as_the_document_says(tmp_path: Path) -> None:
+    operator = _core.Operator.create(tmp_path / "operator", region="eu-1", account="1" * 12, not_before=0)
+    payload, signatures = cbor2.loads(operator.fleet_info)
+    [[protected, unprotected, detached, signature]] = signatures
+    label = "quorate/v1/fleet/info"
+    assert cbor2.loads(protected) == {1: -8, 4: b"operator", 16: label}
+    assert (unprotected, detached, len(signature)) == ({}, None, 64)
+    signed = cbor2.dumps(["Signature1", protected, operator.fleet, payload])
+    Ed25519PublicKey.from_public_bytes(operator.public_key).verify(signature, signed)
+    body = cbor2.loads(payload)
+    assert len(body) == len(fields(RULES[marked("label")[label]]))
+    assert body[:4] == [operator.fleet, operator.public_key, "eu-1", "1" * 12]
+
+
+def test_a_statement_reads_as_the_document_says(tmp_path: Path) -> None:
+    operator = _core.Operator.create(tmp_path / "operator", region="eu-1", account="1" * 12, not_before=0)
+    module = _core.Module.create(tmp_path / "module", "a")
+    try:
+        _, invitation = operator.invite(
+            name="a", role="holder", zone="z", enrol_address="127.0.0.1:1", expires=1
+        )
+        protected, unprotected, payload, signature = cbor2.loads(
+            module.enrol_request(invitation, address="127.0.0.1:2")
+        )
+    finally:
+        module.close()
+    label = "quorate/v1/enrol/request"
+    assert cbor2.loads(protected) == {1: -8, 4: b"a", 16: label}
+    assert unprotected == {}
+    names = [name for name, _ in fields(RULES[marked("label")[label]])]
+    body = dict(zip(names, cbor2.loads(payload), strict=True))
+    assert (body["name"], body["role"], body["zone"], body["address"]) == ("a", "holder", "z", "127.0.0.1:2")
+    assert len(body["kem"]) == 1216
+    signed = cbor2.dumps(["Signature1", protected, operator.fleet, payload])
+    Ed25519PublicKey.from_public_bytes(body["sign"]).verify(signature, signed)
