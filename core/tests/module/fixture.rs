@@ -14,12 +14,13 @@ use quorate_core::error::{Code, Error, Result};
 use quorate_core::ids::{DomainId, Epoch, Hash, NodeId, SessionId, ShareIndex};
 use quorate_core::memory::Secret;
 use quorate_core::module::messages::{
-    Allowed, Called, Charter, Dealer, DealerKind, Invitation, Limits, Mode, Purpose, Role, Seat,
+    Allowed, Called, Charter, Dealer, DealerKind, Invitation, Limits, Mode, Purpose, Refusal, Role, Seat,
 };
 use quorate_core::module::operator::{Invite, Operator};
 use quorate_core::module::{AnswerOrRefusal, Learnt, Module, PlanOrder, Progress, Sources, SubShare};
 use quorate_core::rng::SeededRng;
 use quorate_core::seal::signing::SigningKey;
+use quorate_core::seal::statement::{self, Statement};
 use quorate_core::vault::{Root, Table, Vault};
 
 /// Unix seconds of everything that needs a wall clock.
@@ -78,6 +79,8 @@ pub struct Fleet {
     pub charter: Vec<u8>,
     nodes: BTreeMap<u8, Module>,
     fence: u64,
+    /// Where the vaults lie that a crash has moved.
+    places: BTreeMap<String, PathBuf>,
     dir: Scratch,
 }
 
@@ -93,7 +96,7 @@ impl Fleet {
         hub.found_fleet(&hub_entry).expect("founded");
         let charter = operator.charter(charter(), None).expect("a charter");
         let mut fleet =
-            Self { clock, operator, hub, hub_entry, charter, nodes: BTreeMap::new(), fence: 0, dir };
+            Self { clock, operator, hub, hub_entry, charter, nodes: BTreeMap::new(), fence: 0, places: BTreeMap::new(), dir };
         for n in 1..=OUTSIDER {
             fleet.enrol(n);
         }
@@ -153,19 +156,16 @@ impl Fleet {
     /// Stops and starts a node's module.
     pub fn reopen(&mut self, n: u8) {
         self.node(n).close();
-        let module = open(&self.dir.0.join(format!("node-{n}")), &self.clock);
+        let module = open(&self.place(&format!("node-{n}")), &self.clock);
         self.nodes.insert(n, module);
     }
 
-    /// What a crash at this moment would leave of `node-n`: a module opened on a copy of its vault.
-    pub fn after_a_crash(&self, n: u8) -> Module {
-        open(&self.copy_of(&format!("node-{n}")), &self.clock)
-    }
-
-    /// Puts a module opened on a copy of its vault in the place of `node-n`.
+    /// Goes on with what a crash at this moment would leave of `node-n`: a copy of its vault as it stands.
     pub fn crash(&mut self, n: u8) {
-        let module = self.after_a_crash(n);
-        self.nodes.insert(n, module);
+        let name = format!("node-{n}");
+        let place = self.copy_of(&name);
+        self.nodes.insert(n, open(&place, &self.clock));
+        self.places.insert(name, place);
     }
 
     /// The signing key of a stolen module: what a thief of its vault and root could sign with.
@@ -181,11 +181,26 @@ impl Fleet {
         vault.list(table).expect("listed").into_iter().map(|(id, value)| (id, value.to_vec())).collect()
     }
 
+    /// `body` signed with the stolen key of module `name`, as that module.
+    pub fn forge<T: Statement>(&self, name: &str, body: T) -> Vec<u8> {
+        let signer = NodeId::new(name).expect("a label");
+        statement::sign(body, &self.operator.fleet(), &signer, &self.stolen_key(name)).bytes().to_vec()
+    }
+
+    /// `body` as if the operator had signed it, but with the stolen key of module `name`.
+    pub fn forge_approval<T: Statement>(&self, name: &str, body: &T) -> Vec<u8> {
+        statement::approve(body, &self.operator.fleet(), &self.stolen_key(name))
+    }
+
     fn copy_of(&self, name: &str) -> PathBuf {
         let n = COUNTER.fetch_add(1, Ordering::SeqCst);
         let to = self.dir.0.join(format!("{name}-copy-{n}"));
-        copy(&self.dir.0.join(name), &to);
+        copy(&self.place(name), &to);
         to
+    }
+
+    fn place(&self, name: &str) -> PathBuf {
+        self.places.get(name).cloned().unwrap_or_else(|| self.dir.0.join(name))
     }
 
     /// Hub and nodes learn these records, each as a new one.
@@ -248,6 +263,14 @@ impl Fleet {
         match one(self.node(n).answer(grant).expect("taken")) {
             AnswerOrRefusal::Answer(answer) => answer,
             AnswerOrRefusal::Refusal(_) => panic!("node-{n} refused"),
+        }
+    }
+
+    /// The reason for which `node-n` refuses a grant that calls one of its indices.
+    pub fn refusal(&self, n: u8, grant: &[u8]) -> Refusal {
+        match one(self.node(n).answer(grant).expect("taken")) {
+            AnswerOrRefusal::Answer(_) => panic!("node-{n} answered"),
+            AnswerOrRefusal::Refusal(refusal) => said(&refusal),
         }
     }
 
@@ -341,6 +364,21 @@ pub fn refused<T>(result: Result<T>, code: Code) -> Error {
         Ok(_) => panic!("accepted, where {} was due", code.as_str()),
         Err(e) if e.code == code => e,
         Err(e) => panic!("refused with {e}, where {} was due", code.as_str()),
+    }
+}
+
+/// What a statement says, whoever signed it.
+pub fn said<T: Statement>(bytes: &[u8]) -> T {
+    statement::read_unverified::<T>(bytes).expect("a statement of this kind").into_body()
+}
+
+/// The code with which one record was refused.
+#[track_caller]
+pub fn refused_record(module: &Module, record: &[u8]) -> Code {
+    match one(module.learn(&[record.to_vec()]).expect("asked")) {
+        Learnt::Refused(e) => e.code,
+        Learnt::New => panic!("the record was learnt"),
+        Learnt::Known => panic!("the record was known"),
     }
 }
 

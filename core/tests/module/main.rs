@@ -3,5 +3,8 @@
 //!
 //! Here: what a command lets through. Not here: arithmetic (`tests/sharing`), encodings (`seal`), sockets.
 
+mod dealings;
 mod fixture;
 mod happy_path;
+mod plans;
+mod sessions;
