@@ -79,6 +79,11 @@ class AdminServer:
         self._server = _Server(config)
         listener = _listen(self._path)
         self._running = asyncio.get_running_loop().create_task(self._server.serve(sockets=[listener]))
+        while not self._server.started:
+            if self._running.done():
+                await self._running
+                raise BadInput(f"cannot listen on {self._path}", remedy="look into the hub's log")
+            await asyncio.sleep(0.005)
 
     async def stop(self) -> None:
         if self._server is None or self._running is None:

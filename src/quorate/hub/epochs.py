@@ -331,7 +331,7 @@ class Epochs:
         return change.Dealt(dealing, tuple(sealed), configuration, _core.view(configuration)["hash"])
 
     async def _persist(self, running: _Running, persist: change.Persist) -> None:
-        await self._journal.epoch(running.domain, running.epoch, persist.phase, persist.reason)
+        await self._journal.epoch(running.domain, running.epoch, persist.phase.value, persist.reason)
         plan = running.attempt.plan
         columns: dict[str, object] = {"phase": persist.phase.value, "reason": persist.reason[:1024]}
         if persist.phase in (change.Phase.PLANNED, change.Phase.ABORTED):

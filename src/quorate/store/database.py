@@ -2,10 +2,14 @@
 
 Here: SQL, durability, migrations at opening. Not here: what a statement means, who may write it.
 
-SQLite in WAL mode with `synchronous=FULL`: each commit is synced before it returns. The hub is its only writer.
+SQLite in WAL mode with `synchronous=FULL`: each commit is synced before it returns. The hub is its only writer,
+so a write that fails is final, like a failed line of the audit log: what was not synced may be lost, and the
+module may know a record that has no place in the order. The process must stop; opening mends it.
 """
 
-from collections.abc import Iterable, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,9 +20,9 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, delete, event, func, insert, select, update
 from sqlalchemy.exc import DatabaseError, IntegrityError, OperationalError
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from quorate.errors import BadInput, DataDirectoryMismatch
+from quorate.errors import BadInput, DataDirectoryMismatch, StorageFailed
 from quorate.store.schema import attempts, enrolments, meta, records, spent, tokens
 
 SPENT_SECONDS = 600
@@ -31,7 +35,7 @@ class TokenUsed(Exception):
 
 
 class Conflict(Exception):
-    """The record has this version already."""
+    """Something else is there by this name: a token's id, a record's version."""
 
 
 class Spent(Exception):
@@ -77,21 +81,26 @@ class AttemptRow:
 
 
 class Database:
+    """`failed` is done, with the error, once a write has failed: the process must stop then."""
+
     def __init__(self, engine: AsyncEngine, path: Path) -> None:
         self._engine = engine
         self._path = path
+        self.failed: asyncio.Future[StorageFailed] = asyncio.get_running_loop().create_future()
+        self._turn = asyncio.Lock()  # SQLite has one writer; a second would fail, not wait, once it has read
 
     @classmethod
     async def open(cls, path: Path, fleet: bytes) -> "Database":
         """Opens or makes the database at `path`, and brings it to this version's schema.
 
         Raises `BadInput` for a file that is no database or of a later version, `DataDirectoryMismatch` for
-        another fleet's.
+        another fleet's, `StorageFailed` when the disk refuses. A crash leaves the schema before or after.
         """
         if not path.exists():
             path.touch(mode=0o600)
         engine = create_async_engine(f"sqlite+aiosqlite:///{path}")
         event.listen(engine.sync_engine, "connect", _on_connect)
+        event.listen(engine.sync_engine, "begin", _on_begin)
         database = cls(engine, path)
         try:
             async with engine.begin() as connection:
@@ -103,6 +112,8 @@ class Database:
                 raise DataDirectoryMismatch(path, found=f"fleet {known.hex()}", wanted=f"fleet {fleet.hex()}")
         except DatabaseError as why:
             await database.close()
+            if _is_of_the_disk(why):
+                raise StorageFailed(path, str(why.orig)) from why
             reason = why.orig if isinstance(why, OperationalError) else "it is damaged, or no database"
             raise BadInput(
                 f"{path} cannot be used: {reason}", remedy="restore it from a backup of the hub"
@@ -128,6 +139,22 @@ class Database:
     async def close(self) -> None:
         await self._engine.dispose()
 
+    @asynccontextmanager
+    async def _writing(self) -> AsyncIterator[AsyncConnection]:
+        """One transaction, durable when this ends. Raises `StorageFailed`, after which nothing is written."""
+        if self.failed.done():
+            raise self.failed.result()
+        try:
+            async with self._turn, self._engine.begin() as connection:
+                yield connection
+        except IntegrityError:
+            raise
+        except DatabaseError as why:
+            failure = StorageFailed(self._path, str(why.orig))
+            if not self.failed.done():
+                self.failed.set_result(failure)
+            raise failure from why
+
     # Small facts.
 
     async def get_meta(self, name: str) -> bytes | None:
@@ -136,13 +163,13 @@ class Database:
             return None if found is None else bytes(found)
 
     async def put_meta(self, name: str, value: bytes) -> None:
-        async with self._engine.begin() as connection:
+        async with self._writing() as connection:
             await connection.execute(delete(meta).where(meta.c.name == name))
             await connection.execute(insert(meta).values(name=name, value=value))
 
     async def raise_term(self, at_least: int = 0) -> int:
         """A term above every earlier one, and not below `at_least`; returns it."""
-        async with self._engine.begin() as connection:
+        async with self._writing() as connection:
             found = await connection.scalar(select(meta.c.value).where(meta.c.name == "term"))
             term = max(int.from_bytes(found or b"") + 1, at_least)
             await connection.execute(delete(meta).where(meta.c.name == "term"))
@@ -154,7 +181,7 @@ class Database:
     async def add_token(self, token_id: bytes, node: str, token: bytes) -> None:
         """The same token again is fine. Raises `Conflict` for another one with its id."""
         try:
-            async with self._engine.begin() as connection:
+            async with self._writing() as connection:
                 await connection.execute(insert(tokens).values(id=token_id, node=node, token=token))
         except IntegrityError as why:
             if await self.token(token_id) != token:
@@ -177,7 +204,7 @@ class Database:
             "since": since,
         }
         try:
-            async with self._engine.begin() as connection:
+            async with self._writing() as connection:
                 await connection.execute(insert(enrolments).values(**row))
         except IntegrityError:
             pass  # asked before; the same request only
@@ -203,7 +230,7 @@ class Database:
             return [Enrolment(**row._mapping) for row in await connection.execute(query)]
 
     async def approve(self, token_id: bytes, entry: bytes, authority: bytes) -> None:
-        async with self._engine.begin() as connection:
+        async with self._writing() as connection:
             change = update(enrolments).where(enrolments.c.token_id == token_id)
             await connection.execute(change.values(entry=entry, authority=authority))
 
@@ -214,9 +241,10 @@ class Database:
     ) -> int:
         """Gives a record the next sequence number, and spends a request's signature with it.
 
-        Raises `Conflict` for a version that is there with other content, `Spent`. `now`: unix seconds.
+        The same record again keeps its number. Raises `Conflict` for a version that is there with other
+        content, `Spent`; then nothing was written. `now`: unix seconds.
         """
-        async with self._engine.begin() as connection:
+        async with self._writing() as connection:
             if spend:
                 await connection.execute(delete(spent).where(spent.c.at < now - SPENT_SECONDS))
                 if await connection.scalar(select(spent.c.token).where(spent.c.token == spend)) is not None:
@@ -245,6 +273,13 @@ class Database:
         async with self._engine.connect() as connection:
             return await connection.scalar(select(spent.c.token).where(spent.c.token == token)) is not None
 
+    async def current(self, kind: str, name: str) -> Record | None:
+        """The newest version of one record."""
+        async with self._engine.connect() as connection:
+            query = select(records).where(records.c.kind == kind, records.c.name == name)
+            found = (await connection.execute(query.order_by(records.c.version.desc()).limit(1))).first()
+            return None if found is None else Record(**found._mapping)
+
     async def last_sequence(self) -> int:
         async with self._engine.connect() as connection:
             return await connection.scalar(select(func.max(records.c.sequence))) or 0
@@ -268,7 +303,7 @@ class Database:
 
     async def put_attempt(self, domain: str, epoch: int, **columns: object) -> None:
         """Inserts the attempt, or changes the columns given."""
-        async with self._engine.begin() as connection:
+        async with self._writing() as connection:
             here = (attempts.c.domain == domain) & (attempts.c.epoch == epoch)
             changed = await connection.execute(update(attempts).where(here).values(**columns))
             if not changed.rowcount:
@@ -282,10 +317,22 @@ class Database:
 
 
 def _on_connect(connection: Any, _record: object) -> None:
+    # The driver would begin transactions by itself, but not for DDL: a crash would leave half a migration.
+    connection.isolation_level = None
     cursor = connection.cursor()
     for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "secure_delete=ON"):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
+
+
+def _on_begin(connection: Connection) -> None:
+    connection.exec_driver_sql("BEGIN")
+
+
+def _is_of_the_disk(why: DatabaseError) -> bool:
+    """Whether the file may be sound, and its disk is full, broken or read-only."""
+    name = str(getattr(why.orig, "sqlite_errorname", ""))
+    return name.startswith(("SQLITE_FULL", "SQLITE_IOERR", "SQLITE_READONLY"))
 
 
 def highest_epochs(rows: Iterable[AttemptRow]) -> dict[str, int]:

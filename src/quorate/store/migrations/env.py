@@ -5,7 +5,10 @@ from alembic import context
 from quorate.store.schema import metadata
 
 context.configure(
-    connection=context.config.attributes["connection"], target_metadata=metadata, render_as_batch=True
+    connection=context.config.attributes["connection"],
+    target_metadata=metadata,
+    render_as_batch=True,
+    transactional_ddl=True,  # `database` begins the transaction itself; the driver would not
 )
 with context.begin_transaction():
     context.run_migrations()
