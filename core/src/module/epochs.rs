@@ -129,6 +129,7 @@ impl Module {
                 }
                 return fail(Code::WrongEpoch, format!("epoch {} has another configuration here", c.epoch));
             }
+            s.refuse_second_creation(&c.domain, c.epoch)?;
             let plan = s.verify_hub::<Plan>(&c.plan.0)?;
             let Some(open) = s.plans.remove(&plan.hash()) else {
                 return fail(Code::BadState, "this module has no open plan of this hash; its keys are gone");
@@ -145,6 +146,7 @@ impl Module {
             let configuration = s.verify_hub::<Configuration>(configuration)?;
             let (domain, epoch) = (configuration.body().domain.clone(), configuration.body().epoch);
             let hash = configuration.hash();
+            s.refuse_second_creation(&domain, epoch)?;
             let held = s.epochs.get(&domain).and_then(|e| e.get(&epoch));
             let Some(held) = held.filter(|h| h.configuration.hash() == hash) else {
                 return fail(Code::WrongEpoch, format!("epoch {epoch} of {domain} is not prepared here"));
@@ -152,12 +154,7 @@ impl Module {
             let (plan, current) = (held.plan.clone(), held.current);
             s.check_certificate(&configuration, &plan, receipts)?;
             if !current {
-                let record = EpochRecord { current: true, configuration: carried(&configuration) };
-                let id = store::epoch_id(&domain, epoch);
-                s.commit(&[Change::Put { table: store::EPOCH, id: &id, value: &encode(&record) }])?;
-                if let Some(held) = s.epochs.get_mut(&domain).and_then(|e| e.get_mut(&epoch)) {
-                    held.current = true;
-                }
+                s.make_current(&configuration)?;
             }
             let mut out = Vec::new();
             for seat in own_seats(&plan, &s.name) {
@@ -201,9 +198,7 @@ impl State {
         if p.purpose != Purpose::Create || p.from_epoch != Epoch(0) {
             return fail(Code::BadState, "this version makes first epochs only");
         }
-        if self.epochs.get(&p.domain).is_some_and(|e| e.values().any(|held| held.current)) {
-            return fail(Code::AlreadyExists, format!("{} has a committed epoch; it cannot be created again", p.domain));
-        }
+        self.refuse_second_creation(&p.domain, p.to_epoch)?;
         if p.mode != c.mode {
             return outside("this mode");
         }
@@ -222,8 +217,13 @@ impl State {
         if &dealer.node != self.roster()?.hub() || dealer.index.is_some() {
             return outside("this dealer");
         }
-        let mut indices = BTreeSet::new();
+        let (mut indices, mut held) = (BTreeSet::new(), BTreeMap::new());
         for seat in &p.committee {
+            let held: &mut u8 = held.entry(&seat.node).or_default();
+            *held = held.saturating_add(1);
+            if *held >= p.threshold {
+                return outside("a quorum of indices at one member: it would hold the key alone");
+            }
             if !indices.insert(seat.index) {
                 return fail(Code::BadIndex, format!("index {} stands twice in the committee", seat.index.get()));
             }
@@ -235,6 +235,14 @@ impl State {
             if c.root_rule != "any" && entry.root != c.root_rule {
                 return outside("this member's root");
             }
+        }
+        Ok(())
+    }
+
+    /// A domain is created once: a second creation would put another key in the place of the first.
+    fn refuse_second_creation(&self, domain: &DomainId, epoch: Epoch) -> Result<()> {
+        if self.epochs.get(domain).is_some_and(|e| e.values().any(|h| h.current && h.epoch() != epoch)) {
+            return fail(Code::AlreadyExists, format!("{domain} has a committed epoch; it cannot be created again"));
         }
         Ok(())
     }
@@ -369,6 +377,28 @@ impl State {
         }
         self.epochs.entry(domain).or_default().insert(epoch, held);
         self.prepared_receipts(&configuration)
+    }
+
+    /// Makes a prepared epoch current, and erases what other attempts left, in one commit.
+    fn make_current(&mut self, configuration: &Signed<Configuration>) -> Result<()> {
+        let (domain, epoch) = (&configuration.body().domain, configuration.body().epoch);
+        let record = encode(&EpochRecord { current: true, configuration: carried(configuration) });
+        let id = store::epoch_id(domain, epoch);
+        let held = self.epochs.entry(domain.clone()).or_default();
+        let others = || held.iter().filter(|(_, h)| !h.current && h.epoch() != epoch);
+        let epochs: Vec<Vec<u8>> = others().map(|(e, _)| store::epoch_id(domain, *e)).collect();
+        let shares: Vec<Vec<u8>> =
+            others().flat_map(|(e, h)| h.shares.keys().map(|x| store::share_id(domain, *e, *x))).collect();
+        let mut changes = vec![Change::Put { table: store::EPOCH, id: &id, value: &record }];
+        changes.extend(epochs.iter().map(|id| Change::Delete { table: store::EPOCH, id }));
+        changes.extend(shares.iter().map(|id| Change::Erase { table: store::SHARE, id }));
+        self.commit(&changes)?;
+        let held = self.epochs.entry(domain.clone()).or_default();
+        held.retain(|_, h| h.current || h.epoch() == epoch);
+        if let Some(now_current) = held.get_mut(&epoch) {
+            now_current.current = true;
+        }
+        Ok(())
     }
 
     fn prepared_receipts(&self, configuration: &Signed<Configuration>) -> Result<Vec<Vec<u8>>> {

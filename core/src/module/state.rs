@@ -86,6 +86,10 @@ impl HeldEpoch {
         Ok(Self { current, configuration, plan, points, shares: BTreeMap::new() })
     }
 
+    pub fn epoch(&self) -> Epoch {
+        self.configuration.body().epoch
+    }
+
     pub fn threshold(&self) -> Result<Threshold> {
         Threshold::new(u64::from(self.plan.threshold))
     }

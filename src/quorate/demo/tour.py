@@ -33,7 +33,7 @@ KILLED = ("node-4", "node-5")
 """The two of step 4; one comes back in step 6."""
 FAILS_WITHIN = 2.0
 RECOVERS_WITHIN = 15.0
-_TRIES = 20
+_TRIES = 60
 
 
 class TourFailed(QuorateError):
@@ -141,9 +141,10 @@ class _Tour:
         status = await self._hub.status()
         domain = next(each for each in status["domains"] if each["name"] == fleet.DOMAIN)
         must(domain["live"] == 5 and domain["margin"] == 2, "2", f"the domain is not whole: {domain}")
+        limits = charter["limits"]
         show(
-            f"the charter: at least {charter['threshold_floor']} shards, a lease of {charter['lease_seconds']} s "
-            f"and {charter['lease_uses']} uses; only an operator's signature changes it"
+            f"the charter: at least {charter['threshold_floor']} shards, a lease of {limits['lease_seconds']} s "
+            f"and {limits['lease_uses']} uses; only an operator's signature changes it"
         )
         holders = ", ".join(f"{each['index']} on {each['node']}" for each in domain["members"])
         show(f"shards: {holders}; epoch {domain['epoch']}")

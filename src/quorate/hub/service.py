@@ -17,6 +17,7 @@ from typing import Any
 from quorate import _core, logs
 from quorate.audit.append import AuditLog
 from quorate.errors import BadInput, QuorateError
+from quorate.host import process
 from quorate.host.dispatch import Dispatch, Fields
 from quorate.host.fleet import Fleet
 from quorate.host.run_state import RunState
@@ -50,7 +51,7 @@ async def serve(data: Path, *, log: Path | None = None, passphrase: bytes | None
     or `CoreError` when it cannot start.
     """
     logs.set_up(log)
-    _core.harden_process()
+    process.prepare()
     directory = Directory.of(data)
     settings = directory.read_settings()
     hsm = Hsm(_core.Module.open(directory.module, passphrase=passphrase))

@@ -196,11 +196,12 @@ class Sessions:
             await self._journal.granted(grant, domain)
         except StorageFailed:
             return  # nothing is granted without its line; the log's failure ends the process
-        listed = [[index, node.value] for index, node, _ in grant.calls]
-        self._post(grant.requester, "session/granted", grant.session.value, listed)
-        for node in sorted({node for _, node, _ in grant.calls}):
+        # The farthest first; the requester learns last whom else was called, it needs that at the end only.
+        for node in sorted({node for _, node, _ in grant.calls}, key=lambda n: (n == grant.requester, n)):
             if not self._post(node, "session/grant", statement):
                 self.feed(session.NodeDown(node))
+        listed = [[index, node.value] for index, node, _ in grant.calls]
+        self._post(grant.requester, "session/granted", grant.session.value, listed)
 
     async def _raise_term(self, term: int) -> None:
         self.feed(session.TermRaised(await self._database.raise_term(term)))

@@ -17,6 +17,7 @@ from typing import Any
 from quorate import _core, logs
 from quorate.audit.append import AuditLog
 from quorate.errors import BadInput, QuorateError
+from quorate.host import process
 from quorate.host.dispatch import Dispatch, Fields
 from quorate.host.files import replace_file
 from quorate.host.fleet import Fleet
@@ -52,7 +53,7 @@ async def serve(data: Path, name: str, *, log: Path | None = None, passphrase: b
     `StorageFailed` or `CoreError` when it cannot start.
     """
     logs.set_up(log)
-    _core.harden_process()
+    process.prepare()
     directory = Directory.of(data, name)
     settings = directory.read_settings()
     if not directory.is_enrolled:

@@ -22,8 +22,10 @@ class Holder:
     latency: float = 0.0
 
 
-def rank(shards: Iterable[Shard], requester: NodeId, holders: Mapping[NodeId, Holder]) -> tuple[Shard, ...]:
-    """All `shards` of nodes in `holders`, the best first.
+def rank(
+    shards: Iterable[Shard], requester: NodeId, holders: Mapping[NodeId, Holder], most: int | None = None
+) -> tuple[Shard, ...]:
+    """The `shards` of nodes in `holders`, the best first; the best `most` of them, or all.
 
     The requester's own shard costs no message, so it comes first. Then, again and again, the shard whose zone
     has been called least so far, whose node has the fewest open sessions and the best latency; the index
@@ -40,7 +42,7 @@ def rank(shards: Iterable[Shard], requester: NodeId, holders: Mapping[NodeId, Ho
         holder = holders[node]
         return node != requester, zones.get(holder.zone, 0), holder.open_sessions, holder.latency, index
 
-    while left:
+    while left and (most is None or len(ranked) < most):
         best = min(left, key=cost)
         left.remove(best)
         ranked.append(best)

@@ -13,6 +13,7 @@ that is still open `SUBSTITUTE` seconds after its grant gets one more holder, an
 from collections import Counter, OrderedDict, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import islice
 
 from quorate.ids import DomainId, Instant, NodeId, SessionId
 from quorate.protocol.quorum import Holder, Shard, rank
@@ -25,10 +26,12 @@ SLOT = 1.2
 """Seconds that a module holds a slot when it hears nothing more (the core's SLOT_TTL)."""
 AGAIN = 0.010
 """Seconds until a shard whose slot was not free yet is called once more."""
-PER_REQUESTER = 16
+PER_REQUESTER = 32
 """Requests of one node, queued and granted."""
 IN_ALL = 4096
 MAX_FENCE_STEP = 1 << 32
+JUMPS = 3
+"""How often one session follows what a holder reports of its fence, before it asks another."""
 REMEMBERED = 1024
 """Sessions that ended, so that a repeated request is known."""
 
@@ -200,6 +203,7 @@ class Session:
     culprits: set[int] = field(default_factory=set)
     again: dict[int, Instant] = field(default_factory=dict)
     """Shards to be called once more, and when."""
+    jumps: Counter[int] = field(default_factory=Counter)
     substitute_at: Instant | None = None
     """None while queued."""
     owed: int = 0
@@ -208,6 +212,10 @@ class Session:
     @property
     def deadline(self) -> Instant:
         return self.asked + DEADLINE
+
+    def is_out(self, index: int) -> bool:
+        """It will not serve this session any more, and a substitute for it was asked or is owed."""
+        return index in self.refused or index in self.culprits
 
     @property
     def spent(self) -> set[int]:
@@ -224,11 +232,13 @@ class Sessions:
         self._nodes: dict[NodeId, NodeUp] = {}
         self._latency: dict[NodeId, float] = {}
         self._sessions: dict[SessionId, Session] = {}
+        """In the order of their requests, and so of their deadlines."""
+        self._granted: dict[SessionId, Session] = {}
         self._queues: dict[DomainId, OrderedDict[NodeId, deque[SessionId]]] = {}
         self._of_requester: Counter[NodeId] = Counter()
         self._taken: dict[tuple[DomainId, int], tuple[SessionId, Instant]] = {}
         self._fences: dict[tuple[DomainId, int], int] = {}
-        self._ended: OrderedDict[SessionId, None] = OrderedDict()
+        self._ended: OrderedDict[SessionId, NodeId] = OrderedDict()
         self._raising = False
 
     def handle(self, event: Event, now: Instant) -> list[Action]:
@@ -255,19 +265,24 @@ class Sessions:
                 if term > self.term:
                     self.term = term
                     self._fences.clear()
-                return self._pump_all(now)
+                again = [
+                    a for session in list(self._granted.values()) for a in self._call_again(session, now)
+                ]
+                return again + self._serve(now)
             case TimePassed():
                 return self._time_passed(now)
 
     @property
     def wake(self) -> Instant | None:
-        """When `TimePassed` is due."""
-        times = [session.deadline for session in self._sessions.values()]
-        for session in self._sessions.values():
-            times.extend(session.again.values())
+        """When `TimePassed` is due. Looks at sessions that are granted, not at all that wait."""
+        times = [session.deadline for session in islice(self._sessions.values(), 1)]
+        for session in self._granted.values():
+            if not self._raising:
+                times.extend(session.again.values())
             if session.substitute_at is not None:
                 times.append(session.substitute_at)
-        times.extend(until for _, until in self._taken.values() if self._queues)
+        if self._queues or any(session.owed for session in self._granted.values()):
+            times.extend(until for _, until in self._taken.values())
         return min(times, default=None)
 
     @property
@@ -281,7 +296,15 @@ class Sessions:
     # Who is there.
 
     def _domain_is(self, event: DomainIs, now: Instant) -> list[Action]:
+        known = self._domains.get(event.domain)
+        if known is not None and event.epoch < known.epoch:
+            self.dropped["stale_epoch"] += 1
+            return []
         self._domains[event.domain] = event
+        if known is None or (event.epoch, event.configuration) == (known.epoch, known.configuration):
+            return []
+        for index, _ in known.shards:  # modules count the fences of a new epoch's shards from the beginning
+            self._fences.pop((event.domain, index), None)
         old = [s for s in self._sessions.values() if s.domain == event.domain]
         actions: list[Action] = []
         for session in old:  # of an earlier epoch; shards of two never mix
@@ -291,7 +314,7 @@ class Sessions:
     def _node_up(self, event: NodeUp, now: Instant) -> list[Action]:
         before = self._nodes.get(event.node)
         self._nodes[event.node] = event
-        return [] if before is not None and before.ready == event.ready else self._pump_all(now)
+        return [] if before is not None and before.ready == event.ready else self._serve(now)
 
     def _node_down(self, node: NodeId, now: Instant) -> list[Action]:
         if self._nodes.pop(node, None) is None:
@@ -302,12 +325,11 @@ class Sessions:
                 actions += self._end(session, "expired", "its requester is gone", now)
                 continue
             for index, holder in session.called.items():
-                if holder == node and index not in session.refused:
+                if holder == node and not session.is_out(index):
                     session.refused[index] = "node_down"
                     session.again.pop(index, None)
                     session.owed += 1
-            actions += self._pay(session, now)
-        return actions + self._pump_all(now)
+        return actions + self._serve(now)
 
     def _learn_latency(
         self, sender: NodeId, session: SessionId, answered: tuple[tuple[int, float], ...]
@@ -329,7 +351,7 @@ class Sessions:
             return []
 
         def refuse(code: str, reason: str) -> list[Action]:
-            self._remember(event.session)
+            self._remember(event.session, event.sender)
             ended = Ended(event.session, event.domain, event.sender, "refused", code, (), (), (), 0.0)
             return [Refuse(event.session, event.sender, code, reason), ended]
 
@@ -345,27 +367,45 @@ class Sessions:
         session = Session(event.session, event.sender, event.domain, event.request, now)
         self._sessions[session.id] = session
         self._of_requester[session.requester] += 1
+        is_first = event.domain not in self._queues
         queue = self._queues.setdefault(event.domain, OrderedDict())
         queue.setdefault(event.sender, deque()).append(session.id)
-        return self._pump(event.domain, now)
+        return self._pump(event.domain, now) if is_first else []  # else its head waits, and nothing was freed
 
     def _refused(self, event: RefusalCame, now: Instant) -> list[Action]:
         session = self._sessions.get(event.session)
-        if session is None or session.called.get(event.index) != event.sender:
+        if (
+            session is None
+            or session.domain != event.domain
+            or session.called.get(event.index) != event.sender
+        ):
             self.dropped["no_session"] += 1
+            return []
+        if session.is_out(event.index):
+            self.dropped["repeated"] += 1
             return []
         shard = (session.domain, event.index)
         if event.reason == "slot_busy":
             session.again[event.index] = now + AGAIN
             return []
-        if event.reason == "stale_fence" and (jumped := self._jump(shard, event)) is not None:
+        if event.reason == "stale_fence" and (jumped := self._follow(session, shard, event)) is not None:
             session.again[event.index] = now
             return jumped + self._call_again(session, now)
         self._free(session, event.index)
         session.refused[event.index] = event.reason
         session.again.pop(event.index, None)
         session.owed += 1
-        return self._pay(session, now) + self._pump(session.domain, now)
+        return self._serve(now)
+
+    def _follow(
+        self, session: Session, shard: tuple[DomainId, int], event: RefusalCame
+    ) -> list[Action] | None:
+        """None if the holder is not to be called again: it lies, or no jump ever satisfies it."""
+        session.jumps[event.index] += 1
+        if session.jumps[event.index] > JUMPS:
+            self.dropped["fence_again"] += 1
+            return None
+        return self._jump(shard, event)
 
     def _jump(self, shard: tuple[DomainId, int], event: RefusalCame) -> list[Action] | None:
         """Ahead to what the holder's module has seen, for this shard; None if that is no honest distance.
@@ -399,46 +439,50 @@ class Sessions:
             self.dropped["no_session"] += 1
             return []
         for index, node in culprits:
-            if session.called.get(index) == node and index not in session.culprits:
-                session.culprits.add(index)
-                session.owed += 1
-        return self._pay(session, now)
+            if session.called.get(index) != node or index in session.culprits:
+                continue
+            session.owed += not session.is_out(index)
+            session.culprits.add(index)
+            session.again.pop(index, None)
+        return self._serve(now)
 
     def _closed(self, event: ClosedCame, now: Instant) -> list[Action]:
         session = self._sessions.get(event.session)
+        if session is None and self._ended.get(event.session) == event.sender:
+            self._free_all(event.session)  # we had ended it; only now are its slots free
+            return self._serve(now)
         if session is None or session.requester != event.sender:
             self.dropped["no_session"] += 1
             return []
         session.culprits.update(index for index in event.culprits if index in session.called)
-        for index in session.called:
-            self._free(session, index)
+        self._free_all(session.id)
         reason = "" if event.outcome == "combined" else "closed by its requester"
-        return self._end(session, event.outcome, reason, now) + self._pump(session.domain, now)
+        return self._end(session, event.outcome, reason, now) + self._serve(now)
 
     def _time_passed(self, now: Instant) -> list[Action]:
         actions: list[Action] = []
         for shard, (_, until) in list(self._taken.items()):
             if now >= until:
                 del self._taken[shard]
-        for session in list(self._sessions.values()):
-            if now >= session.deadline:
-                have = len(session.called)
-                code = "quorum_not_reached" if session.substitute_at is None else "expired"
-                actions += self._refuse(
-                    session, code, f"no quorum within {DEADLINE:g} s ({have} called)", now
-                )
-                continue
+        while (first := next(iter(self._sessions.values()), None)) is not None and now >= first.deadline:
+            if first.substitute_at is None:
+                reason = f"no holders were free within {DEADLINE:g} s"
+            else:
+                reason = f"not closed within {DEADLINE:g} s ({len(first.called)} called)"
+            actions += self._refuse(first, "expired", reason, now)
+        for session in list(self._granted.values()):
             actions += self._call_again(session, now)
             if session.substitute_at is not None and now >= session.substitute_at:
                 session.substitute_at = now + SUBSTITUTE
                 session.owed = max(session.owed, 1)
-            actions += self._pay(session, now)
-        return actions + self._pump_all(now)
+        return actions + self._serve(now)
 
     # Calling.
 
-    def _pump_all(self, now: Instant) -> list[Action]:
-        return [action for domain in list(self._queues) for action in self._pump(domain, now)]
+    def _serve(self, now: Instant) -> list[Action]:
+        """Substitutes first: a session that holds slots and waits for one more must not wait behind the queue."""
+        actions = [action for session in list(self._granted.values()) for action in self._pay(session, now)]
+        return actions + [action for domain in list(self._queues) for action in self._pump(domain, now)]
 
     def _pump(self, domain_id: DomainId, now: Instant) -> list[Action]:
         """Grants what the queue's head can have, requester after requester."""
@@ -448,27 +492,27 @@ class Sessions:
         while queue and domain is not None:
             requester, ids = next(iter(queue.items()))
             session = self._sessions[ids[0]]
-            if len(self._live_shards(domain)) < domain.threshold:
-                held = len(self._live_shards(domain))
+            if (held := len(self._live_shards(domain))) < domain.threshold:
                 reason = f"{held} of {domain.threshold} needed holders of {domain_id} are live"
                 actions += self._refuse(session, "quorum_not_reached", reason, now)
                 continue
-            free = self._candidates(session, domain, now)
+            free = self._candidates(session, domain, domain.threshold, now)
             if len(free) < domain.threshold:
                 break
             self._dequeue(session)
             if requester in queue:
                 queue.move_to_end(requester)
             session.substitute_at = now + SUBSTITUTE
-            actions.append(self._call(session, free[: domain.threshold], now))
+            self._granted[session.id] = session
+            actions.append(self._call(session, free, now))
         return actions
 
     def _pay(self, session: Session, now: Instant) -> list[Action]:
         """Calls the substitutes that a granted session is owed, as far as there are free holders."""
-        if session.substitute_at is None or not session.owed:
+        if not session.owed:
             return []
         domain = self._domains[session.domain]
-        found = self._candidates(session, domain, now)[: session.owed]
+        found = self._candidates(session, domain, session.owed, now)
         session.owed -= len(found)
         return [self._call(session, found, now)] if found else []
 
@@ -498,8 +542,8 @@ class Sessions:
             if (node := self._nodes.get(shard[1])) is not None and domain.domain in node.ready
         )
 
-    def _candidates(self, session: Session, domain: DomainIs, now: Instant) -> tuple[Shard, ...]:
-        """Live, free, and not asked in this session yet; the best first."""
+    def _candidates(self, session: Session, domain: DomainIs, most: int, now: Instant) -> tuple[Shard, ...]:
+        """Live, free, and not asked in this session yet; the best `most`, or as many as there are."""
         free = [
             shard
             for shard in self._live_shards(domain)
@@ -509,7 +553,7 @@ class Sessions:
             node: Holder(up.zone, up.open_sessions, self._latency.get(node, 0.0))
             for node, up in self._nodes.items()
         }
-        return rank(free, session.requester, holders)
+        return rank(free, session.requester, holders, most)
 
     def _is_taken(self, shard: tuple[DomainId, int], now: Instant) -> bool:
         taken = self._taken.get(shard)
@@ -519,6 +563,9 @@ class Sessions:
         taken = self._taken.get((session.domain, index))
         if taken is not None and taken[0] == session.id:
             del self._taken[(session.domain, index)]
+
+    def _free_all(self, session: SessionId) -> None:
+        self._taken = {shard: taken for shard, taken in self._taken.items() if taken[0] != session}
 
     # Ends.
 
@@ -531,8 +578,9 @@ class Sessions:
         """Slots that nobody freed stay taken until the modules let them go by themselves."""
         self._dequeue(session)
         del self._sessions[session.id]
+        self._granted.pop(session.id, None)
         self._of_requester[session.requester] -= 1
-        self._remember(session.id)
+        self._remember(session.id, session.requester)
         return [
             Ended(
                 session.id,
@@ -558,8 +606,8 @@ class Sessions:
         if not queue:
             del self._queues[session.domain]
 
-    def _remember(self, session: SessionId) -> None:
-        self._ended[session] = None
+    def _remember(self, session: SessionId, requester: NodeId) -> None:
+        self._ended[session] = requester
         if len(self._ended) > REMEMBERED:
             self._ended.popitem(last=False)
 
