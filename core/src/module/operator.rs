@@ -83,10 +83,8 @@ impl Operator {
             account: account.to_owned(),
             tls_root: root_hash(&tls_root),
         };
-        let stored = Stored {
-            fleet_info: Bytes(statement::approve(&info, &fleet, &key)),
-            tls_root: Bytes(tls_root),
-        };
+        let stored =
+            Stored { fleet_info: Bytes(statement::approve(&info, &fleet, &key)), tls_root: Bytes(tls_root) };
         vault.commit(
             &[
                 Change::Put { table: IDENTITY, id: ONLY, value: &encode(&stored) },
@@ -100,7 +98,8 @@ impl Operator {
 
     pub fn open(dir: &Path, root: &Root<'_>, mut rng: Box<dyn CryptoRng + Send>) -> Result<Self> {
         let vault = Vault::open(dir, *root, &mut *rng)?;
-        let missing = || Error::new(Code::VaultCorrupt, "the operator's vault lacks its keys; restore it from a copy");
+        let missing =
+            || Error::new(Code::VaultCorrupt, "the operator's vault lacks its keys; restore it from a copy");
         let kept: Stored = stored(&vault.get(IDENTITY, ONLY)?.ok_or_else(missing)?)?;
         let seed = vault.get(IDENTITY_KEYS, SIGN)?.ok_or_else(missing)?;
         let sign = SigningKey::from_seed(super::state::secret(&seed)?);
@@ -163,7 +162,8 @@ impl Operator {
         let request = statement::open_self_signed::<EnrolRequest>(request, &self.fleet, &|r| r.sign.clone())?;
         let entry = entry_of(request.body());
         let authority = TlsAuthority::from_pkcs8(Authority::Operator(self.fleet), &self.tls)?;
-        let ca = authority.certify_module(&entry.name, &entry.tls.0, ca_validity(not_before), &mut *self.rng)?.der;
+        let ca =
+            authority.certify_module(&entry.name, &entry.tls.0, ca_validity(not_before), &mut *self.rng)?.der;
         Ok((statement::approve(&entry, &self.fleet, &self.sign), ca))
     }
 

@@ -60,16 +60,24 @@ impl Roster {
             return fail(Code::StaleVersion, format!("two different rosters claim version {}", self.version));
         }
         if self.version == known.version + 1 && self.parent != known.hash {
-            return fail(Code::StaleVersion, format!("roster {} does not follow the one known here", self.version));
+            return fail(
+                Code::StaleVersion,
+                format!("roster {} does not follow the one known here", self.version),
+            );
         }
         for (name, old) in &known.entries {
             match self.entries.get(name) {
-                None => return fail(Code::StaleVersion, format!("roster {} leaves out {name}", self.version)),
+                None => {
+                    return fail(Code::StaleVersion, format!("roster {} leaves out {name}", self.version));
+                }
                 Some(new) if new.body().version < old.body().version => {
                     return fail(Code::StaleVersion, format!("roster {} takes {name} back", self.version));
                 }
                 Some(new) if new.body().version == old.body().version && new.hash() != old.hash() => {
-                    return fail(Code::StaleVersion, format!("two different entries for {name} claim one version"));
+                    return fail(
+                        Code::StaleVersion,
+                        format!("two different entries for {name} claim one version"),
+                    );
                 }
                 Some(_) => {}
             }
@@ -108,10 +116,19 @@ impl Roster {
                 return fail(Code::AlreadyExists, format!("{} is in the roster already", entry.name));
             }
             if entry.version != known.body().version + 1 || entry.parent != known.hash() {
-                return fail(Code::AlreadyExists, format!("{} is taken; a name is never used twice", entry.name));
+                return fail(
+                    Code::AlreadyExists,
+                    format!("{} is taken; a name is never used twice", entry.name),
+                );
             }
-            if entry.sign != known.body().sign || entry.kem != known.body().kem || entry.tls != known.body().tls {
-                return fail(Code::DuplicateKey, format!("a new version of {} must keep its keys", entry.name));
+            if entry.sign != known.body().sign
+                || entry.kem != known.body().kem
+                || entry.tls != known.body().tls
+            {
+                return fail(
+                    Code::DuplicateKey,
+                    format!("a new version of {} must keep its keys", entry.name),
+                );
             }
             return Ok(());
         }
