@@ -96,15 +96,15 @@ class SessionId:
 
 @dataclass(frozen=True, slots=True)
 class Quorum:
-    """How many of how many: `threshold` shares of `holders` open a domain, 2 ≤ threshold ≤ holders ≤ 255."""
+    """How many of how many: `threshold` shares of `holders` open a domain, 2 ≤ threshold < holders ≤ 255."""
 
     threshold: int
     holders: int
 
     def __post_init__(self) -> None:
-        if not 2 <= self.threshold <= self.holders <= 255:
+        if not 2 <= self.threshold < self.holders <= 255:
             raise ValueError(
-                f"a quorum needs 2 ≤ threshold ≤ holders ≤ 255, got {self.threshold} of {self.holders}"
+                f"a quorum needs 2 ≤ threshold < holders ≤ 255, got {self.threshold} of {self.holders}"
             )
 
     def __str__(self) -> str:

@@ -1,7 +1,7 @@
 """When a lease is renewed: at 80 % of its time or of its uses, while there is demand.
 
-Here: one domain's lease as its node counts it. Not here: the lease's end, which the module enforces by itself;
-how a new one is got (`requester`).
+Here: one domain's lease as its node counts it.
+Not here: the lease's end, which the module enforces by itself; how a new one is got (`requester`).
 """
 
 from dataclasses import dataclass, replace

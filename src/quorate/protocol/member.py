@@ -153,9 +153,7 @@ class Member:
             case AbortCame(plan_hash):
                 return Step(self._without(plan_hash), (Forget(plan_hash),))
             case ModuleRefused(plan_hash, code, reason, culprits):
-                return Step(
-                    self, (Send(HUB, "epoch/refused", (plan_hash, code, reason, list(culprits))),)
-                )
+                return Step(self, (Send(HUB, "epoch/refused", (plan_hash, code, reason, list(culprits))),))
 
     def _without(self, plan_hash: bytes) -> "Member":
         kept = {domain: plan for domain, plan in self.open.items() if plan.plan_hash != plan_hash}

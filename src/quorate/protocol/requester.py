@@ -13,7 +13,7 @@ from quorate.ids import HUB, DomainId, Instant, NodeId, SessionId
 
 ATTEMPT = 1.0
 """Seconds that one session may take."""
-TOTAL = 1.8
+TOTAL = 1.6
 """Seconds from a session's opening to its waiters' answer, with its one new start in another epoch."""
 
 STALE_EPOCH = "wrong_epoch"
@@ -339,9 +339,8 @@ class Requester:
 
     def _too_late(self, attempt: Attempt) -> Unavailable:
         if attempt.need:
-            return Unavailable(
-                "expired", f"{attempt.have} of {attempt.need} shards of {self.domain} arrived before the deadline"
-            )
+            arrived = f"{attempt.have} of {attempt.need} shards of {self.domain}"
+            return Unavailable("expired", f"{arrived} arrived before the deadline")
         return Unavailable("expired", f"no shard of {self.domain} arrived before the deadline")
 
 

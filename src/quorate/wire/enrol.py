@@ -151,6 +151,8 @@ class _Served(WSListener):
         self._transport = transport
 
     def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
+        if transport.is_close_frame_sent:  # the library passes on what it has refused as too big
+            return
         if frame.msg_type == WSMsgType.BINARY and frame.fin and not self._asked:
             self._asked = True
             self._serve(self, frame.get_payload_as_bytes())

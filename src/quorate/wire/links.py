@@ -106,6 +106,10 @@ class Links:
                 self._diallers[peer] = asyncio.get_running_loop().create_task(self._dial(peer, address))
 
     async def send(self, to: NodeId, message: bytes) -> None:
+        """`post` for callers that await."""
+        self.post(to, message)
+
+    def post(self, to: NodeId, message: bytes) -> None:
         """Hands one message of 1 byte to `max_message` bytes to the link; never waits for the peer.
 
         Returning says nothing about arrival. Raises `LinkDown` at once when there is no link, or when the

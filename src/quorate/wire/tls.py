@@ -15,8 +15,8 @@ from cryptography.hazmat.primitives import serialization
 from quorate.errors import BadInput, QuorateError
 from quorate.ids import NodeId
 
-MODULE_CA_PREFIX = "quorate module "
-"""A module's CA is named so, with the node's name after it; it certifies only leaves of that one name."""
+MODULE_CA_ORGANIZATION = "quorate module"
+"""A module's CA has this organization and the node's name; it certifies only leaves of that one name."""
 
 
 class PeerRefused(QuorateError):
@@ -141,17 +141,19 @@ def peer_name(ssl_object: ssl.SSLObject | ssl.SSLSocket) -> NodeId:
     certificate: dict[str, Any] | None = ssl_object.getpeercert()
     if not certificate:
         raise PeerRefused("the other end showed no verified certificate")
-    leaf, authority = _common_name(certificate, "subject"), _common_name(certificate, "issuer")
-    if authority != MODULE_CA_PREFIX + leaf:
-        raise PeerRefused(f"a certificate for {leaf!r} cannot come from {authority!r}")
+    leaf = _attribute(certificate, "subject", "commonName")
+    authority = _attribute(certificate, "issuer", "commonName")
+    organization = _attribute(certificate, "issuer", "organizationName")
+    if (organization, authority) != (MODULE_CA_ORGANIZATION, leaf):
+        raise PeerRefused(f"a certificate for {leaf!r} cannot come from {authority!r} of {organization!r}")
     try:
         return NodeId(leaf)
     except ValueError as why:
         raise PeerRefused(str(why)) from why
 
 
-def _common_name(certificate: dict[str, Any], which: str) -> str:
-    names = [value for rdn in certificate[which] for kind, value in rdn if kind == "commonName"]
+def _attribute(certificate: dict[str, Any], which: str, wanted: str) -> str:
+    names = [value for rdn in certificate[which] for kind, value in rdn if kind == wanted]
     if len(names) != 1:
-        raise PeerRefused(f"the certificate's {which} has {len(names)} common names, not one")
+        raise PeerRefused(f"the certificate's {which} has {len(names)} attributes {wanted}, not one")
     return str(names[0])

@@ -63,19 +63,22 @@ ONCE = sorted(name for name, operation in ALL.items() if operation.once)
 
 
 def test_n75_every_operation_that_changes_state_or_makes_a_key_is_guarded() -> None:
-    assert sorted(
-        [
-            "CreateKey",
-            "EnableKey",
-            "DisableKey",
-            "ScheduleKeyDeletion",
-            "CancelKeyDeletion",
-            "CreateAlias",
-            "DeleteAlias",
-            "GenerateDataKey",
-            "GenerateDataKeyWithoutPlaintext",
-        ]
-    ) == ONCE
+    assert (
+        sorted(
+            [
+                "CreateKey",
+                "EnableKey",
+                "DisableKey",
+                "ScheduleKeyDeletion",
+                "CancelKeyDeletion",
+                "CreateAlias",
+                "DeleteAlias",
+                "GenerateDataKey",
+                "GenerateDataKeyWithoutPlaintext",
+            ]
+        )
+        == ONCE
+    )
 
 
 @pytest.mark.parametrize("name", ONCE)

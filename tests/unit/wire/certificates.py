@@ -21,20 +21,29 @@ class Issuer:
     key: ec.EllipticCurvePrivateKey
 
 
-def name(text: str) -> x509.Name:
-    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
+def name(text: str, organization: str | None = None) -> x509.Name:
+    common = x509.NameAttribute(NameOID.COMMON_NAME, text)
+    if organization is None:
+        return x509.Name([common])
+    return x509.Name([x509.NameAttribute(NameOID.ORGANIZATION_NAME, organization), common])
 
 
 def certify(
-    common_name: str, issuer: Issuer | None, *, path_length: int | None = None, authority: bool = True
+    common_name: str,
+    issuer: Issuer | None,
+    *,
+    organization: str | None = None,
+    path_length: int | None = None,
+    authority: bool = True,
 ) -> Issuer:
     """A certificate of a fresh key; self-signed without `issuer`, a leaf without `authority`."""
     key = ec.generate_private_key(ec.SECP256R1())
+    subject = name(common_name, organization)
     now = datetime.datetime.now(datetime.UTC)
     builder = (
         x509.CertificateBuilder()
-        .subject_name(name(common_name))
-        .issuer_name(issuer.certificate.subject if issuer else name(common_name))
+        .subject_name(subject)
+        .issuer_name(issuer.certificate.subject if issuer else subject)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - _DAY)
@@ -52,7 +61,7 @@ def root(common_name: str = "quorate operator", *, path_length: int | None = 1) 
 
 
 def module(issuer: Issuer, node: str) -> Issuer:
-    return certify(f"quorate module {node}", issuer, path_length=0)
+    return certify(node, issuer, organization="quorate module", path_length=0)
 
 
 def files(directory: Path, trusted: Issuer, leaf: Issuer, *above: Issuer) -> TlsFiles:

@@ -257,7 +257,7 @@ proptest! {
     /// Against the definition: seen before, or 1024 and more behind the highest.
     #[test]
     fn n56_the_window_agrees_with_a_list_of_all_that_was_seen(
-        steps in prop::collection::vec(prop_oneof![0u64..40, 0..3000, Just(1023), Just(1024), Just(1025)], 1..200),
+        steps in prop::collection::vec(prop_oneof![0..40_u64, 0..3000_u64, Just(1023_u64), Just(1024_u64), Just(1025_u64)], 1..200),
         back in prop::collection::vec(any::<bool>(), 200),
     ) {
         let mut window = Window::new(0);

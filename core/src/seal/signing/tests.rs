@@ -65,7 +65,7 @@ fn the_vectors_of_rfc_8032_are_signed_as_there() {
 fn wycheproof_signatures_verify_exactly_when_valid() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/vectors/wycheproof/ed25519_test.json");
     let all: Value = serde_json::from_slice(&std::fs::read(path).expect("vectors")).expect("JSON");
-    let (mut valid, mut invalid) = (0, 0);
+    let (mut valid, mut invalid) = (0_u64, 0_u64);
     for group in all["testGroups"].as_array().expect("groups") {
         let key = VerifyKey::from_bytes(&bytes(group["publicKey"]["pk"].as_str().expect("pk")));
         for test in group["tests"].as_array().expect("tests") {
@@ -83,7 +83,7 @@ fn wycheproof_signatures_verify_exactly_when_valid() {
             }
         }
     }
-    assert_eq!(u64::from(valid + invalid), all["numberOfTests"].as_u64().expect("number"));
+    assert_eq!(valid + invalid, all["numberOfTests"].as_u64().expect("number"));
     assert!(valid > 50 && invalid > 50, "{valid} valid, {invalid} invalid");
 }
 

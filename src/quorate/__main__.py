@@ -1,0 +1,5 @@
+"""`python -m quorate`: the same as the command `quorate`."""
+
+from quorate.cli import main
+
+main()

@@ -1,0 +1,55 @@
+"""`quorate hub`: the HSM Management Hub's own machine."""
+
+import asyncio
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from quorate.cli.options import DEFAULT_DATA, Data, Json, OperatorDir, command, group, operator_directory
+from quorate.cli.output import result
+
+app = group("The hub: roster, domains, quorum selection.")
+
+
+@command(app, "init", "quorate hub init --fleet-listen 10.0.0.1:4600 --enrol-listen 10.0.0.1:4601")
+def init(
+    fleet_listen: Annotated[str, typer.Option(metavar="HOST:PORT", help="Where nodes link to.")],
+    enrol_listen: Annotated[str, typer.Option(metavar="HOST:PORT", help="Where new nodes ask.")],
+    address: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="The fleet address that nodes are told.")
+    ] = None,
+    zone: Annotated[str, typer.Option(help="Its failure zone.")] = "hub",
+    operator: OperatorDir = None,
+    data: Data = DEFAULT_DATA,
+    json: Json = False,
+) -> None:
+    """Make the hub: its module, the fleet key, the first roster, its certificates and database."""
+    from quorate.hub.setup import init as set_up
+    from quorate.local.operator import open_key
+
+    key = open_key(operator_directory(data, operator))
+    asyncio.run(
+        set_up(
+            data.absolute(),
+            operator=key,
+            fleet_listen=fleet_listen,
+            enrol_listen=enrol_listen,
+            address=address,
+            zone=zone,
+        )
+    )
+    result({"fleet": key.fleet.hex()}, as_json=json, text=f"hub of fleet {key.fleet.hex()} in {data / 'hub'}")
+
+
+@command(app, "serve", "quorate hub serve --data /var/lib/quorate")
+def serve(
+    log: Annotated[Path | None, typer.Option(metavar="FILE", help="Log there, rotated.")] = None,
+    data: Data = DEFAULT_DATA,
+) -> None:
+    """Run the hub until SIGTERM or Ctrl-C."""
+    import uvloop
+
+    from quorate.hub.service import serve as run
+
+    raise typer.Exit(uvloop.run(run(data.absolute(), log=log)))

@@ -1,0 +1,237 @@
+"""`quorate node`: a node's own machine, and what the operator does about nodes."""
+
+import asyncio
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from quorate.cli.options import DEFAULT_DATA, Data, Json, OperatorDir, command, group, operator_directory
+from quorate.cli.output import result, say, table
+from quorate.errors import BadInput
+from quorate.ids import NodeId
+from quorate.local.layout import Layout, read_json
+
+app = group("Nodes: one HSM module each.")
+
+
+def _name(text: str) -> str:
+    try:
+        return NodeId(text).value
+    except ValueError as why:
+        raise typer.BadParameter(str(why)) from why
+
+
+Name = Annotated[str, typer.Argument(metavar="NAME", callback=_name, help="The node.")]
+
+
+@command(app, "init", "quorate node init node-6 --data /var/lib/quorate")
+def init(name: Name, data: Data = DEFAULT_DATA, json: Json = False) -> None:
+    """Make the node's module; prints the fingerprint that the operator compares."""
+    from quorate.node.setup import init as set_up
+
+    fingerprint = set_up(data.absolute(), name).hex()
+    result({"name": name, "fingerprint": fingerprint}, as_json=json, text=fingerprint)
+
+
+@command(app, "invite", "quorate node invite node-6 --zone rack-2 --fingerprint 5f0c…")
+def invite(
+    name: Name,
+    zone: Annotated[str, typer.Option(help="Its failure zone.")] = "zone-1",
+    role: Annotated[str, typer.Option(help="holder")] = "holder",
+    fingerprint: Annotated[
+        str | None, typer.Option(metavar="HEX", help="Only this module may use the invitation.")
+    ] = None,
+    hours: Annotated[float, typer.Option(min=0.01, max=24 * 30, help="How long it holds.")] = 24,
+    enrol_address: Annotated[
+        str | None,
+        typer.Option(metavar="HOST:PORT", help="Where the node asks.", show_default="as the hub listens"),
+    ] = None,
+    operator: OperatorDir = None,
+    data: Data = DEFAULT_DATA,
+    json: Json = False,
+) -> None:
+    """Sign a one-time invitation for a node; `--data` is the hub's. Pass it on by a private way."""
+    from quorate.client import AdminClient
+    from quorate.local import operator as acts
+
+    layout = Layout.at(data)
+    key = acts.open_key(operator_directory(data, operator))
+    invitation = asyncio.run(
+        acts.invite(
+            key,
+            AdminClient(layout.admin_socket),
+            name=name,
+            zone=zone,
+            role=role,
+            enrol_address=enrol_address or _enrol_address(layout),
+            hours=hours,
+            fingerprint=_hex(fingerprint) if fingerprint else None,
+        )
+    )
+    result({"name": name, "invitation": invitation}, as_json=json, text=invitation)
+
+
+@command(
+    app, "enroll", "quorate node enroll node-6 --invitation @invitation.txt --fleet-listen 10.0.0.6:4600"
+)
+def enroll(
+    name: Name,
+    invitation: Annotated[str, typer.Option(metavar="TEXT|@FILE", help="What `invite` printed.")],
+    fleet_listen: Annotated[str, typer.Option(metavar="HOST:PORT", help="Where other nodes link to.")],
+    kms_listen: Annotated[
+        str, typer.Option(metavar="HOST:PORT", help="Where clients ask.")
+    ] = "127.0.0.1:4500",
+    address: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="The fleet address that others are told.")
+    ] = None,
+    kms_name: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="A name or IP address of the KMS certificate.")
+    ] = None,
+    data: Data = DEFAULT_DATA,
+    json: Json = False,
+) -> None:
+    """Ask the fleet for a place, and wait until the operator approves."""
+    from quorate.node.setup import enroll as ask
+
+    text = invitation
+    if invitation.startswith("@"):
+        text = Path(invitation[1:]).read_text().strip()
+    asyncio.run(
+        ask(
+            data.absolute(),
+            name,
+            invitation=text,
+            fleet_listen=fleet_listen,
+            kms_listen=kms_listen,
+            address=address,
+            kms_names=tuple(kms_name or ("localhost", "127.0.0.1")),
+            progress=say,
+        )
+    )
+    result({"name": name, "enrolled": True}, as_json=json)
+
+
+@command(app, "approve", "quorate node approve node-6 --fingerprint 5f0c…")
+def approve(
+    name: Name,
+    fingerprint: Annotated[str | None, typer.Option(metavar="HEX", help="Approve only this module.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Approve without asking.")] = False,
+    operator: OperatorDir = None,
+    data: Data = DEFAULT_DATA,
+    json: Json = False,
+) -> None:
+    """Sign the entry of a node that asks to be enrolled; `--data` is the hub's."""
+    from quorate.client import AdminClient
+    from quorate.local import operator as acts
+
+    hub = AdminClient(Layout.at(data).admin_socket)
+    asked = asyncio.run(acts.pending_enrolment(hub, name))
+    if asked is None:
+        raise BadInput(
+            f"no node {name} asks to be enrolled", remedy=f"run `quorate node enroll {name} …` there"
+        )
+    say(f"{name} asks as {asked['role']} of {asked['zone']}\nfingerprint {asked['fingerprint']}")
+    if (
+        fingerprint is None
+        and not yes
+        and not typer.confirm("Is this the fingerprint that the node shows?", err=True)
+    ):
+        raise BadInput(f"{name} was not approved", remedy="compare the fingerprints, then run this again")
+    key = acts.open_key(operator_directory(data, operator))
+    version = asyncio.run(acts.approve(key, hub, name, fingerprint=fingerprint or asked["fingerprint"]))
+    result(
+        {"name": name, "roster_version": version}, as_json=json, text=f"{name} is approved; roster {version}"
+    )
+
+
+@command(app, "serve", "quorate node serve node-6 --data /var/lib/quorate")
+def serve(
+    name: Name,
+    log: Annotated[Path | None, typer.Option(metavar="FILE", help="Log there, rotated.")] = None,
+    data: Data = DEFAULT_DATA,
+) -> None:
+    """Run the node until SIGTERM or Ctrl-C."""
+    import uvloop
+
+    from quorate.node.service import serve as run
+
+    raise typer.Exit(uvloop.run(run(data.absolute(), name, log=log)))
+
+
+@command(app, "list", "quorate node list")
+def list_(data: Data = DEFAULT_DATA, json: Json = False) -> None:
+    """List the nodes and their states."""
+    from quorate.local.status import status
+
+    nodes = asyncio.run(status(Layout.at(data)))["nodes"]
+    result(nodes, as_json=json, text=nodes_table(nodes))
+
+
+def nodes_table(nodes: list[dict[str, Any]]) -> str:
+    rows = [[node[field] for field in ("name", "pid", "role", "state", "zone", "kms")] for node in nodes]
+    return table(["node", "pid", "role", "state", "zone", "KMS"], rows)
+
+
+@command(app, "start", "quorate node start node-2")
+def start(name: Name, data: Data = DEFAULT_DATA, json: Json = False) -> None:
+    """Start a node of this machine that is down; returns when it is ready."""
+    from quorate.local.processes import running, start_one
+
+    layout = _here(data, name)
+    if run := running(layout.node(name)):
+        result(run, as_json=json, text=f"{name} runs already, pid {run['pid']}")
+        return
+    begun = time.monotonic()
+    run = asyncio.run(start_one(layout, name))
+    say(f"ready after {time.monotonic() - begun:.2f} s")
+    result(run, as_json=json, text=f"{name} runs, pid {run['pid']}, {run['state']}")
+
+
+@command(app, "stop", "quorate node stop node-2")
+def stop(
+    name: Name,
+    kill: Annotated[bool, typer.Option("--kill", help="SIGKILL, as a crash would.")] = False,
+    data: Data = DEFAULT_DATA,
+    json: Json = False,
+) -> None:
+    """Stop a node of this machine."""
+    from quorate.local import processes
+
+    layout = _here(data, name)
+    run = processes.running(layout.node(name))
+    if run is None:
+        result({"name": name, "stopped": False}, as_json=json, text=f"{name} does not run")
+        return
+    if kill:
+        processes.kill(layout.node(name))
+    elif processes.stop([layout.node(name)]):
+        say(f"{name} did not stop in time and was killed")
+    result({"name": name, "stopped": True}, as_json=json, text=f"{name} is stopped")
+
+
+def _here(data: Path, name: str) -> Layout:
+    layout = Layout.at(data)
+    if name not in layout.node_names():
+        raise BadInput(f"{layout.data} holds no node {name}", remedy="see `quorate node list`")
+    return layout
+
+
+def _enrol_address(layout: Layout) -> str:
+    settings = read_json(layout.hub / "settings.json")
+    if settings is None:
+        raise BadInput(
+            f"{layout.hub} holds no hub",
+            remedy="point --data at the hub's directory, or give --enrol-address",
+        )
+    return str(settings["enrol_listen"])
+
+
+def _hex(text: str) -> bytes:
+    try:
+        return bytes.fromhex(text)
+    except ValueError as why:
+        raise typer.BadParameter(
+            "a fingerprint is 64 hexadecimal digits", param_hint="--fingerprint"
+        ) from why

@@ -1,0 +1,203 @@
+"""The node among its fleet: links, greetings, and messages sealed and opened by the module.
+
+Here: who is connected and greeted, what waits for a greeting, the roster's addresses.
+Not here: what a message makes the node do (`dispatch` finds its handler).
+
+A message can be sealed only to a peer whose boot number is known, and only its `link/hello` tells that. So
+both ends say hello when a link is up; what is posted before the peer's hello has come waits for it.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from typing import Any
+
+from quorate import _core
+from quorate.host.dispatch import Dispatch, Fields
+from quorate.hsm import Hsm
+from quorate.ids import HUB, NodeId
+from quorate.wire.links import Address, LinkDown, Links, TlsFiles
+
+_log = logging.getLogger(__name__)
+
+_HELLO = "link/hello"
+_REKEY = "quorate/v1/fleet/rekey"
+_WAITING = 256
+"""Messages that wait for one peer's hello."""
+_REPLIES = 8
+"""Repeated hellos of one link that are answered: enough for a peer that had no key yet, no endless echo."""
+
+
+@dataclass(slots=True)
+class _Peer:
+    greeted: bool = False
+    waiting: deque[tuple[str, bytes]] = field(default_factory=deque)
+    replies: int = 0
+    ticks: int = 0
+
+
+class Fleet:
+    """`on_greeted` and `on_lost` tell which peers can be written to."""
+
+    def __init__(
+        self,
+        hsm: Hsm,
+        tls: TlsFiles,
+        dispatch: Dispatch,
+        *,
+        on_greeted: Callable[[NodeId], None],
+        on_lost: Callable[[NodeId], None],
+    ) -> None:
+        self.own = NodeId(hsm.module.name)
+        self._hsm = hsm
+        self._dispatch = dispatch
+        self._on_greeted = on_greeted
+        self._on_lost = on_lost
+        self._peers: dict[NodeId, _Peer] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._loop = asyncio.get_running_loop()
+        self._links = Links(
+            self.own,
+            tls,
+            on_message=self._on_message,
+            on_up=self._on_up,
+            on_down=self._on_down,
+            on_refused=lambda reason: self._dispatch.drop("connection", self.own, "link", reason),
+        )
+        dispatch.on(_HELLO, 0, self._on_hello, hub_only=False)
+
+    async def start(self, listen: Address) -> None:
+        """Raises `PortInUse`, `BadInput`."""
+        await self._links.start(listen.host, listen.port)
+        self.spawn(self._dispatch.run_queue())
+        self.use_roster()
+
+    async def close(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await self._links.close()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def use_roster(self) -> None:
+        """Links to whom the module's roster lists as active, and to nobody else."""
+        peers: dict[NodeId, Address | None] = {}
+        for entry in self._hsm.module.entries():
+            if entry["standing"] == "active":
+                peers[NodeId(entry["name"])] = Address.parse(entry["address"])
+        self._links.set_peers(peers)
+
+    def is_up(self, peer: NodeId) -> bool:
+        """Whether `peer` is connected and greeted."""
+        known = self._peers.get(peer)
+        return known is not None and known.greeted
+
+    @property
+    def up(self) -> frozenset[NodeId]:
+        return frozenset(peer for peer, known in self._peers.items() if known.greeted)
+
+    def post(self, to: NodeId, kind: str, *fields: object) -> None:
+        """Sends one message; to ourselves, it arrives a moment later. Raises `LinkDown`."""
+        if to == self.own:
+            self._loop.call_soon(self._take_own, kind, list(fields))
+            return
+        peer = self._peers.get(to)
+        if peer is None:
+            raise LinkDown(to, "there is no link")
+        body = _core.encode(list(fields))
+        if peer.greeted:
+            self._links.post(to, self._hsm.module.seal(to.value, kind, body))
+        elif len(peer.waiting) < _WAITING:
+            peer.waiting.append((kind, body))
+        else:
+            raise LinkDown(to, "it has not said hello")
+
+    def tick(self) -> None:
+        """Every quarter of a second: whoever has not greeted us for a second is asked again."""
+        for name, peer in self._peers.items():
+            if not peer.greeted:
+                peer.ticks += 1
+                if peer.ticks % 4 == 0:
+                    self._say_hello(name)
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Runs `work` beside everything else; its failure is logged."""
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._spawned)
+
+    def _spawned(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (why := task.exception()) is not None:
+            _log.error("background work failed", exc_info=why)
+
+    # What the links call.
+
+    def _on_up(self, name: NodeId) -> None:
+        self._peers[name] = _Peer()
+        self._say_hello(name)
+
+    def _on_down(self, name: NodeId) -> None:
+        peer = self._peers.pop(name, None)
+        if peer is not None and peer.greeted:
+            self._on_lost(name)
+
+    def _on_message(self, link: NodeId, message: bytes) -> Any:
+        try:
+            sender, kind, body = self._hsm.module.open_message(message)
+        except _core.CoreError as why:
+            if link == HUB and _is_rekey(message):
+                return self._rekey(message)
+            self._dispatch.drop(why.code, link, "message", why.message)
+            return None
+        if sender != link.value:
+            self._dispatch.drop("wrong_sender", link, kind)
+            return None
+        return self._dispatch.take(link, kind, body)
+
+    def _on_hello(self, sender: NodeId, _fields: Fields) -> None:
+        peer = self._peers.get(sender)
+        if peer is None:
+            return
+        if peer.greeted:
+            peer.replies += 1
+            if peer.replies <= _REPLIES:
+                self._say_hello(sender)
+            return
+        peer.greeted = True
+        self._on_greeted(sender)
+        while peer.waiting:
+            kind, body = peer.waiting.popleft()
+            self._links.post(sender, self._hsm.module.seal(sender.value, kind, body))
+
+    async def _rekey(self, message: bytes) -> None:
+        try:
+            await self._hsm.slow(self._hsm.module.accept_rekey, message)
+        except _core.CoreError as why:
+            self._dispatch.drop(why.code, HUB, "link/rekey", why.message)
+            return
+        for name in list(self._peers):
+            self._say_hello(name)
+
+    def _say_hello(self, name: NodeId) -> None:
+        try:
+            self._links.post(name, self._hsm.module.seal(name.value, _HELLO, _core.encode([])))
+        except (_core.CoreError, LinkDown) as why:
+            _log.debug("no hello to %s: %s", name, why)
+
+    def _take_own(self, kind: str, fields: Fields) -> None:
+        waiting = self._dispatch.take_fields(self.own, kind, fields)
+        if waiting is not None:
+            self.spawn(_wait_for(waiting))
+
+
+async def _wait_for(waiting: Any) -> None:
+    await waiting
+
+
+def _is_rekey(message: bytes) -> bool:
+    try:
+        return bool(_core.view(message)["label"] == _REKEY)
+    except _core.CoreError:
+        return False

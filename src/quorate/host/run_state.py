@@ -1,0 +1,37 @@
+"""`run.json`: what other processes of this machine may know of a running one.
+
+Here: writing it when it changes, removing it on a clean stop.
+Not here: what a process says to its fleet.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+
+class RunState:
+    """One file, replaced in one step. What a crash leaves names a process that is gone."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._written: dict[str, Any] | None = None
+
+    def write(self, state: dict[str, Any]) -> None:
+        """Writes `state` if anything but lease times has changed."""
+        if self._written is not None and _steady(self._written) == _steady(state):
+            return
+        fresh = self._path.with_name(self._path.name + ".new")
+        fresh.write_text(json.dumps(state) + "\n")
+        fresh.replace(self._path)
+        self._written = state
+
+    def remove(self) -> None:
+        self._path.unlink(missing_ok=True)
+
+
+def _steady(state: dict[str, Any]) -> dict[str, Any]:
+    domains = [
+        {**domain, "lease_seconds": domain["lease_seconds"] is not None}
+        for domain in state.get("domains", ())
+    ]
+    return {**state, "domains": domains}

@@ -1,0 +1,83 @@
+"""Who is live: what the nodes' heartbeats say, and since when nothing was heard.
+
+Here: one entry for each node that has been heard of. Not here: whom to ask (`protocol/quorum`).
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from quorate.host.dispatch import Dispatch, Fields
+from quorate.ids import DomainId, Instant, NodeId
+
+LIVE_SECONDS = 1.0
+"""A node whose last heartbeat is older is not asked."""
+SKEW_MS = 60_000
+"""A clock that is off by more is reported; freshness rests on no clock."""
+
+
+@dataclass(slots=True)
+class Node:
+    """What one node said last. `epochs`: of each domain, its epoch and that epoch's configuration hash."""
+
+    zone: str = ""
+    state: str = "starting"
+    kms: bool = False
+    clock_ms: int = 0
+    open_sessions: int = 0
+    sequence: int = 0
+    generation: int = 0
+    epochs: Mapping[DomainId, tuple[int, bytes]] = field(default_factory=dict)
+    heard: Instant = float("-inf")
+    linked: bool = False
+
+    def is_live(self, now: Instant) -> bool:
+        return self.linked and now - self.heard < LIVE_SECONDS
+
+
+class Nodes:
+    """`on_change(node)` is called for every heartbeat, and when a node is not live any more."""
+
+    def __init__(self, now: Callable[[], Instant], on_change: Callable[[NodeId], None]) -> None:
+        self._now = now
+        self._on_change = on_change
+        self._live: set[NodeId] = set()
+        self.known: dict[NodeId, Node] = {}
+
+    def register(self, dispatch: Dispatch) -> None:
+        dispatch.on("node/heartbeat", 8, self._on_heartbeat, hub_only=False)
+
+    def greeted(self, name: NodeId) -> None:
+        self.known.setdefault(name, Node()).linked = True
+
+    def lost(self, name: NodeId) -> None:
+        node = self.known.setdefault(name, Node())
+        node.linked = False
+        node.sequence = 0
+        self._live.discard(name)
+        self._on_change(name)
+
+    def is_live(self, name: NodeId) -> bool:
+        node = self.known.get(name)
+        return node is not None and node.is_live(self._now())
+
+    @property
+    def live(self) -> frozenset[NodeId]:
+        return frozenset(name for name in self.known if self.is_live(name))
+
+    def tick(self) -> None:
+        """Finds those that fell silent."""
+        for name in self._live - self.live:
+            self._live.discard(name)
+            self._on_change(name)
+
+    def _on_heartbeat(self, sender: NodeId, fields: Fields) -> None:
+        state, zone, kms, clock_ms, open_sessions, sequence, generation, epochs = fields
+        node = self.known.setdefault(sender, Node())
+        node.state, node.zone, node.kms = str(state), str(zone), bool(kms)
+        node.clock_ms, node.open_sessions = int(clock_ms), int(open_sessions)
+        node.sequence, node.generation = int(sequence), int(generation)
+        node.epochs = {DomainId(name): (int(epoch), bytes(hash_)) for name, epoch, hash_ in epochs}
+        node.heard = self._now()
+        if node.linked:
+            self._live.add(sender)
+        self._on_change(sender)

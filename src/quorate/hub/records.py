@@ -1,0 +1,195 @@
+"""Records in the hub's order: charters, access keys, KMS keys, aliases (docs/protocols/messages.md, "Records").
+
+Here: one sequence for the whole fleet, compare-and-set on versions, who has which record yet.
+Not here: whether a record is good: the hub's own module verifies it like every other one.
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from quorate import _core
+from quorate.host.dispatch import Dispatch, Fields
+from quorate.host.fleet import Fleet
+from quorate.hsm import Hsm
+from quorate.hub.journal import Journal
+from quorate.hub.nodes import Nodes
+from quorate.ids import Instant, NodeId
+from quorate.store.database import Conflict, Database, Record, Spent
+from quorate.wire.links import LinkDown
+
+_log = logging.getLogger(__name__)
+
+SPREAD_SECONDS = 0.5
+"""How long a result waits for live nodes to have its record; those that are slower get it all the same."""
+_BATCH = 200
+_BATCH_BYTES = 512 * 1024
+_AGAIN_SECONDS = 0.5
+
+_NAMES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
+    "quorate/v1/domain/charter": ("charter", lambda seen: str(seen["domain"])),
+    "quorate/v1/access/key": ("access", lambda seen: str(seen["access_key_id"])),
+    "quorate/v1/record/key": ("key", lambda seen: str(UUID(bytes=seen["key_id"]))),
+    "quorate/v1/record/alias": ("alias", lambda seen: str(seen["alias"])),
+}
+
+
+class RecordRefused(Exception):
+    """`code` names why; `current`: the version that stands instead, if there is one."""
+
+    def __init__(self, code: str, reason: str, current: bytes | None = None) -> None:
+        super().__init__(reason)
+        self.code = code
+        self.current = current
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    kind: str
+    name: str
+    version: int
+
+
+def named(statement: bytes) -> Named:
+    """What a statement is a record of. Raises `RecordRefused`."""
+    try:
+        try:
+            seen = _core.view(statement)
+        except _core.CoreError:
+            seen = _core.view_approved(statement)
+        kind, name = _NAMES[seen["label"]]
+    except (_core.CoreError, KeyError) as why:
+        raise RecordRefused("wrong_kind", "this is no record") from why
+    return Named(kind, name(seen), seen["version"])
+
+
+class Records:
+    def __init__(self, hsm: Hsm, fleet: Fleet, journal: Journal, database: Database, nodes: Nodes) -> None:
+        self._hsm = hsm
+        self._fleet = fleet
+        self._journal = journal
+        self._database = database
+        self._nodes = nodes
+        self._turn = asyncio.Lock()
+        self._spread = asyncio.Condition()
+        self._sent: dict[NodeId, tuple[int, Instant]] = {}
+        self.last = 0
+
+    def register(self, dispatch: Dispatch) -> None:
+        dispatch.on("record/propose", 3, self._on_propose, hub_only=False)
+
+    async def load(self) -> None:
+        """Puts into order what the module had learnt when a crash kept it from the database."""
+        known = {record.statement for record in await self._database.records(0, 1 << 40)}
+        for kind in ("charter", "access", "key", "alias"):
+            for statement in self._hsm.module.records(kind):
+                if statement not in known:
+                    what = named(statement)
+                    await self._database.append_record(what.kind, what.name, what.version, statement)
+        self.last = await self._database.last_sequence()
+
+    async def add(self, statement: bytes, *, token: str = "", by: str) -> int:
+        """Orders a record, and returns its sequence number once live nodes have it, or had time to.
+
+        `token`: the signature of the request behind it, spent once. `by`: who asks, for the audit log. Raises
+        `RecordRefused`, `StorageFailed`.
+        """
+        what = named(statement)
+        async with self._turn:
+            if token and await self._database.is_spent(token):
+                raise RecordRefused("replayed", "this request was carried out before")
+            await self._journal.note("record", kind=what.kind, name=what.name, version=what.version, node=by)
+            (outcome,) = await self._hsm.slow(self._hsm.module.learn, [statement])
+            if outcome not in ("new", "known"):
+                raise RecordRefused(outcome, f"the record was refused: {outcome}", self._current(what))
+            try:
+                sequence = await self._database.append_record(
+                    what.kind, what.name, what.version, statement, spend=token, now=int(time.time())
+                )
+            except Spent:
+                raise RecordRefused("replayed", "this request was carried out before") from None
+            except Conflict:
+                raise RecordRefused(
+                    "stale_version", "another change came first", self._current(what)
+                ) from None
+            self.last = max(self.last, sequence)
+            for node in self._fleet.up:
+                self._send(node, sequence, sequence, [statement])
+        await self._until_spread(sequence)
+        return sequence
+
+    def _current(self, what: Named) -> bytes | None:
+        for statement in self._hsm.module.records(what.kind):  # type: ignore[arg-type]
+            if named(statement).name == what.name:
+                return statement
+        return None
+
+    async def _until_spread(self, sequence: int) -> None:
+        def everywhere() -> bool:
+            return all(self._nodes.known[node].sequence >= sequence for node in self._nodes.live)
+
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(SPREAD_SECONDS), self._spread:
+                await self._spread.wait_for(everywhere)
+
+    def node_changed(self, name: NodeId) -> None:
+        """A heartbeat came: whoever waits for it looks again, and a node that lacks records gets them."""
+        node = self._nodes.known[name]
+        self._fleet.spawn(self._notify())
+        if not node.linked:
+            self._sent.pop(name, None)
+            return
+        sent, at = self._sent.get(name, (0, float("-inf")))
+        now = time.monotonic()
+        if node.sequence >= self.last or (sent > node.sequence and now - at < _AGAIN_SECONDS):
+            return
+        self._sent[name] = (self.last, now)
+        self._fleet.spawn(self._catch_up(name, node.sequence))
+
+    async def _notify(self) -> None:
+        async with self._spread:
+            self._spread.notify_all()
+
+    async def _catch_up(self, name: NodeId, after: int) -> None:
+        while found := await self._database.records(after, _BATCH):
+            batch = _fitting(found)
+            after = batch[-1].sequence
+            if not self._send(name, batch[0].sequence, after, [record.statement for record in batch]):
+                return
+
+    def _send(self, to: NodeId, first: int, last: int, statements: list[bytes]) -> bool:
+        try:
+            self._fleet.post(to, "record/sync", first, last, statements)
+        except (LinkDown, _core.CoreError) as why:
+            _log.info("records %d to %d could not be sent to %s: %s", first, last, to, why)
+            return False
+        return True
+
+    def _on_propose(self, sender: NodeId, fields: Fields) -> None:
+        request, token, statement = bytes(fields[0]), str(fields[1]), bytes(fields[2])
+        self._fleet.spawn(self._propose(sender, request, token, statement))
+
+    async def _propose(self, sender: NodeId, request: bytes, token: str, statement: bytes) -> None:
+        code, reason, current = "ok", "", []
+        try:
+            await self.add(statement, token=token, by=sender.value)
+        except RecordRefused as why:
+            code, reason = why.code, str(why)
+            current = [why.current] if why.current is not None else []
+        with contextlib.suppress(LinkDown, _core.CoreError):
+            self._fleet.post(sender, "record/result", request, code, reason, current)
+
+
+def _fitting(found: list[Record]) -> list[Record]:
+    """As many as one message takes; at least one."""
+    size = 0
+    for count, record in enumerate(found):
+        size += len(record.statement)
+        if count and size > _BATCH_BYTES:
+            return found[:count]
+    return found

@@ -1,0 +1,384 @@
+"""The hub process: opens the module, puts the parts together, and runs until it is told to stop.
+
+Here: the only place of the hub that opens a running module; start, clockwork, stop, what ends the process.
+Not here: what the parts do.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from quorate import _core, logs
+from quorate.audit.append import AuditLog
+from quorate.errors import BadInput, QuorateError
+from quorate.host import process
+from quorate.host.dispatch import Dispatch, Fields
+from quorate.host.fleet import Fleet
+from quorate.host.run_state import RunState
+from quorate.hsm import Hsm
+from quorate.hub.admin import AdminServer
+from quorate.hub.directory import Directory, Settings
+from quorate.hub.enrolment import Enrolments
+from quorate.hub.epochs import Domain, Epochs
+from quorate.hub.journal import Journal
+from quorate.hub.nodes import Nodes
+from quorate.hub.records import Records
+from quorate.hub.sessions import Sessions
+from quorate.ids import HUB, DomainId, NodeId
+from quorate.protocol import session
+from quorate.store.database import Database
+from quorate.wire.enrol import EnrolmentDoor
+from quorate.wire.links import LinkDown
+
+_log = logging.getLogger(__name__)
+
+TICK_SECONDS = 0.1
+LOCK_SECONDS = 1.0
+"""How long a lock waits for nodes to say that they dropped their leases."""
+
+
+async def serve(data: Path, *, log: Path | None = None, passphrase: bytes | None = None) -> int:
+    """Runs the hub until SIGTERM or SIGINT; returns the process's exit code (1: module or audit log failed).
+
+    Needs uvloop. `log`: a file to log to, rotated; else stderr. Raises `BadInput`, `PortInUse`, `StorageFailed`
+    or `CoreError` when it cannot start.
+    """
+    logs.set_up(log)
+    process.prepare()
+    directory = Directory.of(data)
+    settings = directory.read_settings()
+    hsm = Hsm(_core.Module.open(directory.module, passphrase=passphrase))
+    audit: AuditLog | None = None
+    database: Database | None = None
+    try:
+        module = hsm.module
+        if directory.certificates.renew_when_due(module, settings.tls_names, time.time()):
+            _log.info("the TLS certificate was renewed")
+        audit = AuditLog(directory.audit_log, now=lambda: datetime.now(UTC))
+        fleet = module.fleet
+        if fleet is None:
+            raise BadInput("this module belongs to no fleet", remedy="run `quorate hub init` again")
+        database = await Database.open(directory.database, fleet)
+        term = await database.raise_term()
+        return await Hub(directory, settings, hsm, audit, database, term).run()
+    finally:
+        if database is not None:
+            await database.close()
+        if audit is not None:
+            await audit.close()
+        hsm.close()
+
+
+class Hub:
+    """The parts of the running hub."""
+
+    def __init__(
+        self,
+        directory: Directory,
+        settings: Settings,
+        hsm: Hsm,
+        audit: AuditLog,
+        database: Database,
+        term: int,
+    ) -> None:
+        self._directory = directory
+        self._settings = settings
+        self._hsm = hsm
+        self._audit = audit
+        self._database = database
+        self._run_state = RunState(directory.run_state)
+        self._stop = asyncio.Event()
+        self._ready = False
+        self._failed = False
+        self._info = hsm.module.verify(directory.fleet_info.read_bytes())
+        self._locks: dict[DomainId, dict[NodeId, asyncio.Future[None]]] = {}
+
+        self._journal = journal = Journal(audit)
+        self._nodes = Nodes(time.monotonic, self._on_node)
+        dispatch = Dispatch()
+        self._fleet = Fleet(
+            hsm,
+            directory.certificates.files,
+            dispatch,
+            on_greeted=self._on_greeted,
+            on_lost=self._nodes.lost,
+        )
+        self._sessions = Sessions(hsm, self._fleet, journal, database, term)
+        self._epochs = Epochs(hsm, self._fleet, journal, database, self._nodes, self._on_commit)
+        self._records = Records(hsm, self._fleet, journal, database, self._nodes)
+        self._enrolments = Enrolments(hsm, journal, database, directory, self._on_roster)
+        self._door = EnrolmentDoor(
+            directory.certificates.files,
+            self._enrolments.answer,
+            on_refused=lambda reason: dispatch.drop("connection", HUB, "enrolment", reason),
+        )
+        self._admin = AdminServer(self, directory.admin_socket)
+        for part in (self._nodes, self._sessions, self._epochs, self._records):
+            part.register(dispatch)
+        dispatch.on("domain/locked", 2, self._on_locked, hub_only=False)
+
+    async def run(self) -> int:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+        self._write_state()
+        module = self._hsm.module
+        await self._journal.note(
+            "started",
+            version=_core.build_info()["version"],
+            boot=module.boot,
+            generation=module.generation,
+            term=self._sessions.term,
+        )
+        stopping = loop.create_task(self._stop.wait())
+        ticking: asyncio.Task[None] | None = None
+        try:
+            await self._records.load()
+            await self._fleet.start(self._settings.fleet)
+            await self._epochs.load()
+            await self._door.start(self._settings.enrol.host, self._settings.enrol.port)
+            await self._admin.start()
+            self._ready = True
+            self._write_state()
+            _log.info(
+                "the hub serves: fleet on %s, enrolment on %s", self._settings.fleet, self._settings.enrol
+            )
+            ticking = loop.create_task(self._tick())
+            ends: list[asyncio.Future[Any]] = [stopping, ticking, self._audit.failed]
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            return self._verdict(ticking)
+        finally:
+            stopping.cancel()
+            if ticking is not None:
+                ticking.cancel()
+            await self._admin.stop()
+            await self._door.close()
+            await self._fleet.close()
+            if not self._failed:
+                self._run_state.remove()
+
+    def _verdict(self, ticking: asyncio.Task[None]) -> int:
+        """The exit code, and the line that explains it."""
+        if self._audit.failed.done():
+            _log.critical("stopping: %s", self._audit.failed.result())
+        elif self._hsm.module.failed:
+            _log.critical(
+                "stopping: the module's vault could not be written; mend the disk, then start again"
+            )
+        elif ticking.done():
+            if isinstance(why := ticking.exception(), QuorateError):
+                raise why
+            _log.critical("stopping: the hub's own clockwork failed", exc_info=why)
+        else:
+            _log.info("stopping")
+            return 0
+        self._failed = True
+        return 1
+
+    async def _tick(self) -> None:
+        """Returns when the module has failed."""
+        ticks = 0
+        while not self._hsm.module.failed:
+            self._nodes.tick()
+            ticks += 1
+            if ticks % 3 == 0:
+                self._fleet.tick()
+            await asyncio.sleep(TICK_SECONDS)
+
+    def _write_state(self) -> None:
+        state = {
+            "pid": os.getpid(),
+            "state": "ready" if self._ready else "starting",
+            "fleet_port": self._settings.fleet.port,
+            "enrol_port": self._settings.enrol.port,
+            "version": _core.build_info()["version"],
+        }
+        try:
+            self._run_state.write(state)
+        except OSError as why:
+            _log.warning("run.json could not be written: %s", why)
+
+    # Who comes and goes.
+
+    def _on_greeted(self, node: NodeId) -> None:
+        _log.info("%s is connected", node)
+        self._nodes.greeted(node)
+        self._send_roster(node)
+
+    def _on_node(self, node: NodeId) -> None:
+        known = self._nodes.known[node]
+        if self._nodes.is_live(node):
+            ready = frozenset(
+                domain.domain
+                for domain in self._epochs.domains.values()
+                if known.epochs.get(domain.domain) == (domain.epoch, domain.configuration)
+            )
+            self._sessions.feed(session.NodeUp(node, known.zone, known.open_sessions, ready))
+        else:
+            self._sessions.feed(session.NodeDown(node))
+        self._epochs.node_changed(node)
+        self._records.node_changed(node)
+
+    def _on_commit(self, domain: Domain) -> None:
+        self._sessions.feed(domain.event)
+        for node in self._nodes.live:
+            self._on_node(node)
+
+    def _on_roster(self) -> None:
+        self._fleet.use_roster()
+        for node in self._fleet.up:
+            self._send_roster(node)
+
+    def _send_roster(self, node: NodeId) -> None:
+        roster = self._hsm.module.roster()
+        with contextlib.suppress(LinkDown, _core.CoreError):
+            self._fleet.post(node, "fleet/roster", self._directory.fleet_info.read_bytes(), roster)
+
+    def _on_locked(self, sender: NodeId, fields: Fields) -> None:
+        waiting = self._locks.get(DomainId(fields[0]), {}).get(sender)
+        if waiting is not None and not waiting.done():
+            waiting.set_result(None)
+
+    # What the admin API asks (`admin.HubCommands`).
+
+    def status(self) -> dict[str, Any]:
+        return {
+            "fleet": {
+                "id": self._info["fleet"].hex(),
+                "region": self._info["region"],
+                "account": self._info["account"],
+            },
+            "hub": {"pid": os.getpid(), "state": "ready", "term": self._sessions.term},
+            "nodes": [self._node_status(entry) for entry in self._hsm.module.entries()],
+            "domains": [
+                *(self._domain_status(domain) for domain in self._epochs.domains.values()),
+                *({"name": domain.value, "state": "creating"} for domain in self._epochs.creating),
+            ],
+        }
+
+    def _node_status(self, entry: dict[str, Any]) -> dict[str, Any]:
+        name = NodeId(entry["name"])
+        known = self._nodes.known.get(name)
+        live = name == HUB or self._nodes.is_live(name)
+        return {
+            "name": name.value,
+            "role": entry["role"],
+            "standing": entry["standing"],
+            "zone": entry["zone"],
+            "address": entry["address"],
+            "state": "ready" if name == HUB else known.state if known is not None and live else "down",
+            "live": live,
+            "kms": known is not None and live and known.kms,
+        }
+
+    def _domain_status(self, domain: Domain) -> dict[str, Any]:
+        live, shards = self._sessions.live(domain.domain), len(domain.shards)
+        state = "unavailable" if live < domain.threshold else "ready" if live == shards else "degraded"
+        return {
+            "name": domain.domain.value,
+            "mode": domain.mode,
+            "threshold": domain.threshold,
+            "shards": shards,
+            "epoch": domain.epoch,
+            "live": live,
+            "margin": live - domain.threshold,
+            "erasure_debt": 0,
+            "state": state,
+            "members": [{"index": index, "node": node.value} for index, node in domain.shards],
+        }
+
+    def fleet(self) -> dict[str, Any]:
+        module = self._hsm.module
+        own = next(entry for entry in module.entries() if entry["name"] == HUB.value)
+        return {
+            "info": self._directory.fleet_info.read_bytes(),
+            "operator": self._info["operator"],
+            "entry": own["statement"],
+            "roster": module.roster(),
+        }
+
+    async def add_token(self, token: bytes) -> dict[str, Any]:
+        return {"id": (await self._enrolments.add_token(token)).hex()}
+
+    async def enrolments(self) -> list[dict[str, Any]]:
+        found = []
+        for enrolment in await self._database.enrolments():
+            seen = _core.view(enrolment.request)
+            found.append(
+                {
+                    "name": enrolment.node,
+                    "zone": seen["zone"],
+                    "role": seen["role"],
+                    "fingerprint": enrolment.fingerprint.hex(),
+                    "request": enrolment.request,
+                    "since": enrolment.since,
+                    "state": "pending" if enrolment.entry is None else "enrolled",
+                }
+            )
+        return found
+
+    async def approve(self, name: str, entry: bytes, authority: bytes) -> dict[str, Any]:
+        return {"roster_version": await self._enrolments.approve(name, entry, authority)}
+
+    async def create_domain(
+        self, charter: bytes, threshold: int, shards: int, nodes: list[str] | None
+    ) -> dict[str, Any]:
+        await self._records.add(charter, by="operator")
+        domain, steps = await self._epochs.create(charter, threshold=threshold, shards=shards, only=nodes)
+        return {**self._domain_status(domain), "steps": steps}
+
+    def charter(self, domain: str) -> dict[str, Any]:
+        for statement in self._hsm.module.records("charter"):
+            if _core.view_approved(statement)["domain"] == domain:
+                return {"charter": statement}
+        return {"charter": None}
+
+    async def lock(self, domain: str) -> dict[str, Any]:
+        """Drops every lease of the domain now; nodes that cannot be reached lose theirs by time."""
+        name = DomainId(domain)
+        if name not in self._epochs.domains:
+            raise BadInput(f"there is no domain {domain}", remedy="see `quorate domain list`")
+        await self._journal.note("lock", domain=domain)
+        members = sorted({node for _, node in self._epochs.domains[name].shards})
+        loop = asyncio.get_running_loop()
+        waiting = {node: loop.create_future() for node in members}
+        self._locks[name] = waiting
+        for node in members:
+            try:
+                self._fleet.post(node, "domain/lock", domain)
+            except (LinkDown, _core.CoreError):
+                waiting[node].cancel()
+        await asyncio.wait(waiting.values(), timeout=LOCK_SECONDS)
+        locked = [node.value for node, done in waiting.items() if done.done() and not done.cancelled()]
+        return {"locked": locked, "unreached": [node.value for node in members if node.value not in locked]}
+
+    async def access(self) -> list[dict[str, Any]]:
+        found = []
+        for record in await self._database.newest("access"):
+            seen = _core.view_approved(record.statement)
+            found.append(
+                {
+                    name: seen[name]
+                    for name in ("access_key_id", "user", "role", "enabled", "created", "version")
+                }
+                | {"statement": record.statement}
+            )
+        return found
+
+    async def reseal(self, access_key_id: str, sealed: bytes) -> dict[str, Any]:
+        module = self._hsm.module
+        return {"sealed": await self._hsm.slow(module.reseal_access_secret, access_key_id, sealed)}
+
+    async def put_access(self, statement: bytes) -> dict[str, Any]:
+        seen = _core.view_approved(statement)
+        await self._records.add(statement, by="operator")
+        return {"access_key_id": seen["access_key_id"], "version": seen["version"]}
+
+    def sessions(self, limit: int) -> list[dict[str, Any]]:
+        return self._sessions.last(limit)

@@ -1,0 +1,323 @@
+"""What a node does for the KMS API: `kms.backend.Backend` over the module.
+
+Here: a use of a lease, getting one first where there is none, changes of records through the hub, and the
+core's error codes in the API's words.
+Not here: AWS's formats and checks (`kms/`), sessions (`sessions`), who may serve instead (`forward`).
+"""
+
+import time
+import uuid
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TypeVar
+
+from quorate import _core
+from quorate.ids import DomainId, NodeId
+from quorate.kms import backend as api
+from quorate.kms.backend import AliasRecord, AuditRecord, Call, Identity, KeyRecord, KeyState, Role
+from quorate.kms.http import Response, SignedRequest
+from quorate.node.epochs import Epochs
+from quorate.node.forward import TOTAL_SECONDS, Forwarder, Need, need
+from quorate.node.journal import Journal
+from quorate.node.records import NoResult, Records
+from quorate.node.sessions import NoLease, Sessions
+from quorate.wire.links import LinkDown
+
+T = TypeVar("T")
+
+_ATTEMPTS = 3
+"""How often a change is made anew when another change came first."""
+_HUB_DOWN = "The request needs the fleet's hub, which cannot be reached now. You can retry the request."
+_OPENING = frozenset({"not_opened", "key_commitment", "bad_encoding", "too_large"})
+
+
+class Checker:
+    """`kms.backend.SignatureChecker` over the module."""
+
+    def __init__(self, module: _core.Module) -> None:
+        self._module = module
+
+    async def check(
+        self, access_key_id: str, date: str, region: str, service: str, string_to_sign: bytes, signature: str
+    ) -> Identity:
+        try:
+            user, role = self._module.check_signature(
+                access_key_id, date, region, service, string_to_sign, signature
+            )
+        except _core.CoreError as why:
+            if why.code == "bad_signature":
+                raise api.SignatureRejected from None
+            raise
+        return Identity(access_key_id, user, Role(role))
+
+
+class NodeBackend:
+    def __init__(
+        self, module: _core.Module, sessions: Sessions, records: Records, epochs: Epochs, journal: Journal
+    ) -> None:
+        self._module = module
+        self._sessions = sessions
+        self._records = records
+        self._epochs = epochs
+        self._journal = journal
+        self.forwarder: Forwarder | None = None
+        """Set once the API exists that it serves through."""
+
+    def members(self, domain: DomainId) -> Iterable[NodeId]:
+        """The domain's committee where this node knows it, else the nodes that its charter allows."""
+        current = self._epochs.current.get(domain)
+        return self._records.allowed.get(domain, frozenset()) if current is None else current.committee
+
+    async def can_serve(self) -> bool:
+        if self._epochs.current:
+            return True
+        forwarder = self.forwarder
+        return forwarder is not None and any(map(forwarder.can_reach, self._records.allowed))
+
+    # Keys and aliases.
+
+    async def create_key(
+        self, call: Call, domain: str, description: str, tags: Mapping[str, str]
+    ) -> KeyRecord:
+        wanted = self._known_domain(domain)
+        key_id = uuid.uuid4()
+
+        def make() -> bytes:
+            return self._module.make_key(
+                key_id=key_id.bytes,
+                domain=domain,
+                description=description,
+                tags=list(tags.items()),
+                created=_now_ms(),
+            )
+
+        await self._propose(call, await self._use(call, wanted, make))
+        return self._key(str(key_id))
+
+    async def get_key(self, key_id: str) -> KeyRecord | None:
+        return self._records.keys.get(key_id)
+
+    async def list_keys(self, after: str | None, limit: int) -> Sequence[KeyRecord]:
+        keys = self._records.keys
+        return [keys[key_id] for key_id in sorted(keys) if after is None or key_id > after][:limit]
+
+    async def set_enabled(self, call: Call, key_id: str, enabled: bool) -> KeyRecord:
+        def revise() -> bytes:
+            self._refuse_state(key_id, KeyState.PENDING_DELETION, "is pending deletion")
+            return self._revise(key_id, "enabled" if enabled else "disabled")
+
+        await self._change(call, revise)
+        return self._key(key_id)
+
+    async def schedule_deletion(self, call: Call, key_id: str, at: float) -> KeyRecord:
+        def revise() -> bytes:
+            self._refuse_state(key_id, KeyState.PENDING_DELETION, "is pending deletion")
+            return self._revise(key_id, "pending-deletion", int(at * 1000))
+
+        await self._change(call, revise)
+        return self._key(key_id)
+
+    async def cancel_deletion(self, call: Call, key_id: str) -> KeyRecord:
+        def revise() -> bytes:
+            if self._key(key_id).state is not KeyState.PENDING_DELETION:
+                raise api.StateConflict(f"{key_id} is not pending deletion.")
+            return self._revise(key_id, "disabled")
+
+        await self._change(call, revise)
+        return self._key(key_id)
+
+    async def create_alias(self, call: Call, name: str, key_id: str) -> AliasRecord:
+        def revise() -> bytes:
+            if name in self._records.aliases:
+                raise api.AliasExists(name)
+            return self._module.revise_alias(name, target=_id(key_id), now=_now_ms())
+
+        await self._change(call, revise)
+        found = self._records.aliases.get(name)
+        if found is None:
+            raise api.StateConflict(f"{name} was deleted meanwhile.")
+        return found
+
+    async def delete_alias(self, call: Call, name: str) -> None:
+        def revise() -> bytes:
+            if name not in self._records.aliases:
+                raise api.AliasNotFound(name)
+            return self._module.revise_alias(name, target=None, now=_now_ms())
+
+        await self._change(call, revise)
+
+    async def list_aliases(self, key_id: str | None, after: str | None, limit: int) -> Sequence[AliasRecord]:
+        aliases = self._records.aliases
+        found = (aliases[name] for name in sorted(aliases) if after is None or name > after)
+        return [alias for alias in found if key_id is None or alias.key_id == key_id][:limit]
+
+    async def resolve_alias(self, name: str) -> str | None:
+        alias = self._records.aliases.get(name)
+        return None if alias is None else alias.key_id
+
+    # Cryptography.
+
+    def blob_key_id(self, blob: bytes) -> str:
+        try:
+            return str(uuid.UUID(bytes=self._module.blob_key(blob)))
+        except _core.CoreError:
+            raise api.InvalidCiphertext from None
+
+    async def encrypt(
+        self, call: Call, key: KeyRecord, plaintext: bytes, context: Mapping[str, str]
+    ) -> bytes:
+        pairs = list(context.items())
+        return await self._use(
+            call, DomainId(key.domain), lambda: self._module.encrypt(_id(key.key_id), plaintext, pairs)
+        )
+
+    async def decrypt(self, call: Call, key: KeyRecord, blob: bytes, context: Mapping[str, str]) -> bytes:
+        pairs = list(context.items())
+        return await self._use(call, DomainId(key.domain), lambda: self._module.decrypt(blob, pairs))
+
+    async def reencrypt(
+        self,
+        call: Call,
+        source: KeyRecord,
+        blob: bytes,
+        source_context: Mapping[str, str],
+        destination: KeyRecord,
+        destination_context: Mapping[str, str],
+    ) -> bytes:
+        pairs, new_pairs = list(source_context.items()), list(destination_context.items())
+        target = _id(destination.key_id)
+
+        def run() -> bytes:
+            return self._module.reencrypt(blob, pairs, target, new_pairs)
+
+        return await self._use(call, DomainId(source.domain), run, also=DomainId(destination.domain))
+
+    async def generate_data_key(
+        self, call: Call, key: KeyRecord, size: int, context: Mapping[str, str], with_plaintext: bool
+    ) -> tuple[bytes | None, bytes]:
+        pairs = list(context.items())
+        return await self._use(
+            call,
+            DomainId(key.domain),
+            lambda: self._module.data_key(_id(key.key_id), size, pairs, plaintext=with_plaintext),
+        )
+
+    async def random(self, call: Call, size: int) -> bytes:
+        return self._module.random(size)
+
+    # The rest.
+
+    async def audit(self, record: AuditRecord) -> None:
+        await self._journal.kms(record)
+
+    async def forward(self, request: SignedRequest) -> Response:
+        if self.forwarder is None:
+            raise api.KeyUnavailable
+        return await self.forwarder.forward(request)
+
+    # How a lease is used.
+
+    async def _use(
+        self, call: Call, domain: DomainId, command: Callable[[], T], also: DomainId | None = None
+    ) -> T:
+        """Runs a command that needs a lease of `domain` (and of `also`), getting what is missing."""
+        needed = {domain} | ({also} if also is not None else set())
+        need.set(Need(domain, time.monotonic() + TOTAL_SECONDS))
+        for name in sorted(needed):
+            if name not in self._epochs.current:
+                need.set(Need(name, time.monotonic() + TOTAL_SECONDS))
+                raise api.CannotServe
+        for _ in range(_ATTEMPTS):
+            try:
+                result = command()
+            except _core.CoreError as why:
+                if why.code != "no_lease":
+                    raise _explained(why) from None
+            else:
+                for name in needed:
+                    self._sessions.used(name)
+                return result
+            for name in sorted(needed):
+                if self._module.lease(name.value) is None:
+                    await self._get_lease(call, name)
+        raise api.KeyUnavailable
+
+    async def _get_lease(self, call: Call, domain: DomainId) -> None:
+        try:
+            session = await self._sessions.lease(domain)
+        except NoLease as why:
+            # Another member may hold a lease still, or see the hub when this node does not.
+            raise api.CannotServe(str(why)) from None
+        call.session_id = "" if session is None else str(session)
+
+    # How a record is changed.
+
+    async def _change(self, call: Call, revise: Callable[[], bytes]) -> None:
+        """Proposes what `revise` makes, anew when another change came first."""
+        for _ in range(_ATTEMPTS):
+            try:
+                statement = revise()
+            except _core.CoreError as why:
+                raise _explained(why) from None
+            if await self._propose(call, statement, again=True):
+                return
+        raise api.StateConflict("The record is being changed by others; retry the request.")
+
+    async def _propose(self, call: Call, statement: bytes, again: bool = False) -> bool:
+        """True once it is durable; False, where `again`, if another change came first and is known now."""
+        try:
+            result = await self._records.propose(statement, call.request_token)
+        except LinkDown:
+            raise api.KeyUnavailable(_HUB_DOWN) from None
+        except NoResult:
+            raise api.DependencyTimeout from None
+        match result.code:
+            case "ok":
+                return True
+            case "replayed":
+                raise api.RequestReplayed
+            case "stale_version" if again:
+                return False
+        raise api.StateConflict(f"The fleet refused the change: {result.reason} ({result.code})")
+
+    def _revise(self, key_id: str, state: str, deletion: int | None = None) -> bytes:
+        return self._module.revise_key(_id(key_id), state=state, deletion=deletion)
+
+    def _key(self, key_id: str) -> KeyRecord:
+        key = self._records.keys.get(key_id)
+        if key is None:
+            raise api.KeyNotFound(key_id)
+        return key
+
+    def _refuse_state(self, key_id: str, state: KeyState, words: str) -> None:
+        if self._key(key_id).state is state:
+            raise api.StateConflict(f"{key_id} {words}.")
+
+    def _known_domain(self, name: str) -> DomainId:
+        try:
+            domain = DomainId(name)
+        except ValueError:
+            raise api.UnknownDomain(name[:128]) from None
+        if domain not in self._records.allowed:
+            raise api.UnknownDomain(name)
+        return domain
+
+
+def _explained(why: _core.CoreError) -> api.BackendError:
+    """A module's refusal in the API's words."""
+    match why.code:
+        case code if code in _OPENING:
+            return api.InvalidCiphertext()
+        case "no_lease" | "no_fleet_key":
+            return api.KeyUnavailable()
+        case "unknown_key" | "bad_state":
+            return api.StateConflict(f"The key cannot be used: {why.message}.")
+        case _:
+            raise why
+
+
+def _id(key_id: str) -> bytes:
+    return uuid.UUID(key_id).bytes
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

@@ -1,0 +1,131 @@
+"""A node's directory: which files there are, and what was given when it was set up.
+
+Here: paths, `settings.json`, files written in one step.
+Not here: the vault and the audit log, which look after themselves.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from quorate.errors import BadInput, DataDirectoryMismatch
+from quorate.host.addresses import ANY_HOST
+from quorate.host.certificates import Certificates
+from quorate.host.files import replace_file
+from quorate.ids import NodeId
+from quorate.wire.links import Address, TlsFiles
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """`fleet_listen`, `kms_listen`: where the process listens; `address`: where other hosts reach its fleet
+    port. All are `host:port` with real ports. `kms_names`: further names in its certificate.
+    """
+
+    name: str
+    zone: str
+    fleet_listen: str
+    kms_listen: str
+    address: str
+    kms_names: tuple[str, ...] = ()
+    format: int = FORMAT
+
+    @property
+    def fleet(self) -> Address:
+        return Address.parse(self.fleet_listen)
+
+    @property
+    def kms(self) -> Address:
+        return Address.parse(self.kms_listen)
+
+    @property
+    def tls_names(self) -> list[str]:
+        """DNS names and IP addresses of the leaf certificate."""
+        own = (Address.parse(self.address).host, self.kms.host, "localhost", "127.0.0.1", "::1")
+        return sorted({*own, *self.kms_names} - ANY_HOST)
+
+
+@dataclass(frozen=True, slots=True)
+class Directory:
+    """DATA/nodes/NAME."""
+
+    path: Path
+
+    @classmethod
+    def of(cls, data: Path, name: str) -> "Directory":
+        """Raises `BadInput` for a name that no node can have."""
+        try:
+            return cls(data / "nodes" / NodeId(name).value)
+        except ValueError as why:
+            raise BadInput(str(why), remedy="choose another name") from why
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @property
+    def module(self) -> Path:
+        return self.path / "module"
+
+    @property
+    def audit_log(self) -> Path:
+        return self.path / "audit.log"
+
+    @property
+    def run_state(self) -> Path:
+        return self.path / "run.json"
+
+    @property
+    def enrolment(self) -> Path:
+        """The request for a place, while it has not been granted; the same bytes are sent again."""
+        return self.path / "enrolment"
+
+    @property
+    def fleet_info(self) -> Path:
+        return self.path / "fleet-info"
+
+    @property
+    def certificates(self) -> Certificates:
+        return Certificates(self.path / "tls")
+
+    @property
+    def tls(self) -> TlsFiles:
+        return self.certificates.files
+
+    @property
+    def is_enrolled(self) -> bool:
+        """The last file of an enrolment is in place."""
+        return self.fleet_info.exists() and not self.enrolment.exists()
+
+    def read_settings(self) -> Settings:
+        """Raises `BadInput` when there are none, `DataDirectoryMismatch` for another format or node."""
+        path = self.path / "settings.json"
+        try:
+            found = json.loads(path.read_bytes())
+            version, name = found["format"], found["name"]
+        except FileNotFoundError as why:
+            raise BadInput(
+                f"{self.name} was not enrolled in {self.path}",
+                remedy=f"run `quorate node init {self.name}` and `quorate node enroll {self.name}` first",
+            ) from why
+        except (OSError, ValueError, KeyError, TypeError) as why:
+            raise BadInput(
+                f"{path} cannot be read: {why}", remedy="restore it, or enrol the node again"
+            ) from why
+        if version != FORMAT or name != self.name:
+            raise DataDirectoryMismatch(
+                self.path,
+                found=f"format {version} of {name}",
+                wanted=f"format {FORMAT} of {self.name}",
+            )
+        try:
+            return Settings(**{**found, "kms_names": tuple(found["kms_names"])})
+        except (KeyError, TypeError) as why:
+            raise BadInput(
+                f"{path} is not complete: {why}", remedy="restore it, or enrol the node again"
+            ) from why
+
+    def write_settings(self, settings: Settings) -> None:
+        replace_file(self.path / "settings.json", json.dumps(asdict(settings), indent=2).encode() + b"\n")

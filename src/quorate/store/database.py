@@ -1,0 +1,348 @@
+"""The hub's database: one method for each transaction; what one returns from is durable.
+
+Here: SQL, durability, migrations at opening. Not here: what a statement means, who may write it.
+
+SQLite in WAL mode with `synchronous=FULL`: each commit is synced before it returns. The hub is its only writer,
+so a write that fails is final, like a failed line of the audit log: what was not synced may be lost, and the
+module may know a record that has no place in the order. The process must stop; opening mends it.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, delete, event, func, insert, select, update
+from sqlalchemy.exc import DatabaseError, IntegrityError, OperationalError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from quorate.errors import BadInput, DataDirectoryMismatch, StorageFailed
+from quorate.store.schema import attempts, enrolments, meta, records, spent, tokens
+
+SPENT_SECONDS = 600
+"""How long a request's signature is remembered."""
+_MIGRATIONS = Path(__file__).parent / "migrations"
+
+
+class TokenUsed(Exception):
+    """Another request has used this token."""
+
+
+class Conflict(Exception):
+    """Something else is there by this name: a token's id, a record's version."""
+
+
+class Spent(Exception):
+    """This request was carried out before."""
+
+
+@dataclass(frozen=True, slots=True)
+class Enrolment:
+    """One request for a place. `since`: unix seconds; `entry` and `authority` once it is approved."""
+
+    token_id: bytes
+    node: str
+    request: bytes
+    fingerprint: bytes
+    since: int
+    entry: bytes | None
+    authority: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    sequence: int
+    kind: str
+    name: str
+    version: int
+    statement: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptRow:
+    """`sealed` and `receipts` are encoded lists of byte strings."""
+
+    domain: str
+    epoch: int
+    phase: str
+    plan: bytes
+    charter: bytes
+    dealing: bytes | None
+    sealed: bytes | None
+    configuration: bytes | None
+    receipts: bytes | None
+    reason: str
+
+
+class Database:
+    """`failed` is done, with the error, once a write has failed: the process must stop then."""
+
+    def __init__(self, engine: AsyncEngine, path: Path) -> None:
+        self._engine = engine
+        self._path = path
+        self.failed: asyncio.Future[StorageFailed] = asyncio.get_running_loop().create_future()
+        self._turn = asyncio.Lock()  # SQLite has one writer; a second would fail, not wait, once it has read
+
+    @classmethod
+    async def open(cls, path: Path, fleet: bytes) -> "Database":
+        """Opens or makes the database at `path`, and brings it to this version's schema.
+
+        Raises `BadInput` for a file that is no database or of a later version, `DataDirectoryMismatch` for
+        another fleet's, `StorageFailed` when the disk refuses. A crash leaves the schema before or after.
+        """
+        if not path.exists():
+            path.touch(mode=0o600)
+        engine = create_async_engine(f"sqlite+aiosqlite:///{path}")
+        event.listen(engine.sync_engine, "connect", _on_connect)
+        event.listen(engine.sync_engine, "begin", _on_begin)
+        database = cls(engine, path)
+        try:
+            async with engine.begin() as connection:
+                await connection.run_sync(database._migrate)
+            known = await database.get_meta("fleet")
+            if known is None:
+                await database.put_meta("fleet", fleet)
+            elif known != fleet:
+                raise DataDirectoryMismatch(path, found=f"fleet {known.hex()}", wanted=f"fleet {fleet.hex()}")
+        except DatabaseError as why:
+            await database.close()
+            if _is_of_the_disk(why):
+                raise StorageFailed(path, str(why.orig)) from why
+            reason = why.orig if isinstance(why, OperationalError) else "it is damaged, or no database"
+            raise BadInput(
+                f"{path} cannot be used: {reason}", remedy="restore it from a backup of the hub"
+            ) from why
+        except BaseException:
+            await database.close()
+            raise
+        return database
+
+    def _migrate(self, connection: Connection) -> None:
+        config = Config()
+        config.set_main_option("script_location", str(_MIGRATIONS))
+        config.attributes["connection"] = connection
+        known = {revision.revision for revision in ScriptDirectory.from_config(config).walk_revisions()}
+        current = MigrationContext.configure(connection).get_current_revision()
+        if current is not None and current not in known:
+            raise BadInput(
+                f"{self._path} was written by a later version of quorate (schema {current})",
+                remedy="run that version, or restore an older copy",
+            )
+        command.upgrade(config, "head")
+
+    async def close(self) -> None:
+        await self._engine.dispose()
+
+    @asynccontextmanager
+    async def _writing(self) -> AsyncIterator[AsyncConnection]:
+        """One transaction, durable when this ends. Raises `StorageFailed`, after which nothing is written."""
+        if self.failed.done():
+            raise self.failed.result()
+        try:
+            async with self._turn, self._engine.begin() as connection:
+                yield connection
+        except IntegrityError:
+            raise
+        except DatabaseError as why:
+            failure = StorageFailed(self._path, str(why.orig))
+            if not self.failed.done():
+                self.failed.set_result(failure)
+            raise failure from why
+
+    # Small facts.
+
+    async def get_meta(self, name: str) -> bytes | None:
+        async with self._engine.connect() as connection:
+            found = await connection.scalar(select(meta.c.value).where(meta.c.name == name))
+            return None if found is None else bytes(found)
+
+    async def put_meta(self, name: str, value: bytes) -> None:
+        async with self._writing() as connection:
+            await connection.execute(delete(meta).where(meta.c.name == name))
+            await connection.execute(insert(meta).values(name=name, value=value))
+
+    async def raise_term(self, at_least: int = 0) -> int:
+        """A term above every earlier one, and not below `at_least`; returns it."""
+        async with self._writing() as connection:
+            found = await connection.scalar(select(meta.c.value).where(meta.c.name == "term"))
+            term = max(int.from_bytes(found or b"") + 1, at_least)
+            await connection.execute(delete(meta).where(meta.c.name == "term"))
+            await connection.execute(insert(meta).values(name="term", value=term.to_bytes(8)))
+            return term
+
+    # Enrolment.
+
+    async def add_token(self, token_id: bytes, node: str, token: bytes) -> None:
+        """The same token again is fine. Raises `Conflict` for another one with its id."""
+        try:
+            async with self._writing() as connection:
+                await connection.execute(insert(tokens).values(id=token_id, node=node, token=token))
+        except IntegrityError as why:
+            if await self.token(token_id) != token:
+                raise Conflict from why
+
+    async def token(self, token_id: bytes) -> bytes | None:
+        async with self._engine.connect() as connection:
+            found = await connection.scalar(select(tokens.c.token).where(tokens.c.id == token_id))
+            return None if found is None else bytes(found)
+
+    async def ask(
+        self, token_id: bytes, node: str, request: bytes, fingerprint: bytes, since: int
+    ) -> Enrolment:
+        """Binds the token to this request, once and for all. Raises `TokenUsed` for another request."""
+        row = {
+            "token_id": token_id,
+            "node": node,
+            "request": request,
+            "fingerprint": fingerprint,
+            "since": since,
+        }
+        try:
+            async with self._writing() as connection:
+                await connection.execute(insert(enrolments).values(**row))
+        except IntegrityError:
+            pass  # asked before; the same request only
+        known = await self.enrolment(token_id)
+        if known is None or known.request != request:
+            raise TokenUsed
+        return known
+
+    async def enrolment(self, token_id: bytes) -> Enrolment | None:
+        found = await self._enrolments(enrolments.c.token_id == token_id)
+        return found[0] if found else None
+
+    async def pending(self, node: str) -> list[Enrolment]:
+        """Requests for the place `node` that wait for the operator, newest last."""
+        return await self._enrolments(enrolments.c.node == node, enrolments.c.entry.is_(None))
+
+    async def enrolments(self) -> list[Enrolment]:
+        return await self._enrolments()
+
+    async def _enrolments(self, *where: Any) -> list[Enrolment]:
+        async with self._engine.connect() as connection:
+            query = select(enrolments).where(*where).order_by(enrolments.c.since)
+            return [Enrolment(**row._mapping) for row in await connection.execute(query)]
+
+    async def approve(self, token_id: bytes, entry: bytes, authority: bytes) -> None:
+        async with self._writing() as connection:
+            change = update(enrolments).where(enrolments.c.token_id == token_id)
+            await connection.execute(change.values(entry=entry, authority=authority))
+
+    # Records.
+
+    async def append_record(
+        self, kind: str, name: str, version: int, statement: bytes, *, spend: str = "", now: int = 0
+    ) -> int:
+        """Gives a record the next sequence number, and spends a request's signature with it.
+
+        The same record again keeps its number. Raises `Conflict` for a version that is there with other
+        content, `Spent`; then nothing was written. `now`: unix seconds.
+        """
+        async with self._writing() as connection:
+            if spend:
+                await connection.execute(delete(spent).where(spent.c.at < now - SPENT_SECONDS))
+                if await connection.scalar(select(spent.c.token).where(spent.c.token == spend)) is not None:
+                    raise Spent
+                await connection.execute(insert(spent).values(token=spend, at=now))
+            same = select(records).where(
+                records.c.kind == kind, records.c.name == name, records.c.version == version
+            )
+            if (known := (await connection.execute(same)).first()) is not None:
+                if bytes(known.statement) != statement:
+                    raise Conflict
+                return int(known.sequence)
+            last = await connection.scalar(select(func.max(records.c.sequence)))
+            sequence = (last or 0) + 1
+            row = {
+                "sequence": sequence,
+                "kind": kind,
+                "name": name,
+                "version": version,
+                "statement": statement,
+            }
+            await connection.execute(insert(records).values(**row))
+            return sequence
+
+    async def is_spent(self, token: str) -> bool:
+        async with self._engine.connect() as connection:
+            return await connection.scalar(select(spent.c.token).where(spent.c.token == token)) is not None
+
+    async def current(self, kind: str, name: str) -> Record | None:
+        """The newest version of one record."""
+        async with self._engine.connect() as connection:
+            query = select(records).where(records.c.kind == kind, records.c.name == name)
+            found = (await connection.execute(query.order_by(records.c.version.desc()).limit(1))).first()
+            return None if found is None else Record(**found._mapping)
+
+    async def last_sequence(self) -> int:
+        async with self._engine.connect() as connection:
+            return await connection.scalar(select(func.max(records.c.sequence))) or 0
+
+    async def records(self, after: int, limit: int) -> list[Record]:
+        """In order, from `after` (exclusive)."""
+        async with self._engine.connect() as connection:
+            query = (
+                select(records).where(records.c.sequence > after).order_by(records.c.sequence).limit(limit)
+            )
+            return [Record(**row._mapping) for row in await connection.execute(query)]
+
+    async def newest(self, kind: str) -> list[Record]:
+        """The newest version of every record of a kind, by name."""
+        async with self._engine.connect() as connection:
+            query = select(records).where(records.c.kind == kind).order_by(records.c.version)
+            found = {row.name: Record(**row._mapping) for row in await connection.execute(query)}
+        return [found[name] for name in sorted(found)]
+
+    # Epochs.
+
+    async def put_attempt(self, domain: str, epoch: int, **columns: object) -> None:
+        """Inserts the attempt, or changes the columns given."""
+        async with self._writing() as connection:
+            here = (attempts.c.domain == domain) & (attempts.c.epoch == epoch)
+            changed = await connection.execute(update(attempts).where(here).values(**columns))
+            if not changed.rowcount:
+                await connection.execute(insert(attempts).values(domain=domain, epoch=epoch, **columns))
+
+    async def attempts(self) -> list[AttemptRow]:
+        """All of them, each domain's in the order of their epochs."""
+        async with self._engine.connect() as connection:
+            query = select(attempts).order_by(attempts.c.domain, attempts.c.epoch)
+            return [AttemptRow(**row._mapping) for row in await connection.execute(query)]
+
+
+def _on_connect(connection: Any, _record: object) -> None:
+    # The driver would begin transactions by itself, but not for DDL: a crash would leave half a migration.
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "secure_delete=ON"):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _on_begin(connection: Connection) -> None:
+    connection.exec_driver_sql("BEGIN")
+
+
+def _is_of_the_disk(why: DatabaseError) -> bool:
+    """Whether the file may be sound, and its disk is full, broken or read-only."""
+    name = str(getattr(why.orig, "sqlite_errorname", ""))
+    return name.startswith(("SQLITE_FULL", "SQLITE_IOERR", "SQLITE_READONLY"))
+
+
+def highest_epochs(rows: Iterable[AttemptRow]) -> dict[str, int]:
+    """The highest number that each domain has burnt."""
+    found: dict[str, int] = {}
+    for row in rows:
+        found[row.domain] = max(found.get(row.domain, 0), row.epoch)
+    return found
+
+
+def current_epochs(rows: Sequence[AttemptRow]) -> dict[str, AttemptRow]:
+    """The committed epoch of each domain that has one."""
+    return {row.domain: row for row in rows if row.phase in ("committed", "closed")}

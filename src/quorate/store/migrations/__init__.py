@@ -1,0 +1,1 @@
+"""Migrations of the hub's database, each from one version to the next (run by `database`)."""

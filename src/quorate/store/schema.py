@@ -1,0 +1,90 @@
+"""The tables of the hub's database, as the newest migration leaves them.
+
+Here: columns and keys. Not here: when anything is written (`database`), how a table came to be (`migrations`).
+"""
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    ForeignKey,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    UniqueConstraint,
+)
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(column_0_label)s",
+        "uq": "uq_%(table_name)s_%(column_0_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+meta = Table(
+    "meta",
+    metadata,
+    Column("name", String(32), primary_key=True),
+    Column("value", LargeBinary, nullable=False),
+)
+
+tokens = Table(
+    "tokens",
+    metadata,
+    Column("id", LargeBinary(16), primary_key=True),
+    Column("node", String(63), nullable=False),
+    Column("token", LargeBinary, nullable=False),
+)
+"""Enrolment tokens, as the operator signed them."""
+
+enrolments = Table(
+    "enrolments",
+    metadata,
+    Column("token_id", LargeBinary(16), ForeignKey("tokens.id"), primary_key=True),
+    Column("node", String(63), nullable=False),
+    Column("request", LargeBinary, nullable=False),
+    Column("fingerprint", LargeBinary(32), nullable=False),
+    Column("since", BigInteger, nullable=False),
+    Column("entry", LargeBinary),
+    Column("authority", LargeBinary),
+)
+"""The one request that used each token; `entry` and `authority` (DER) once the operator has approved it."""
+
+records = Table(
+    "records",
+    metadata,
+    Column("sequence", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=False),
+    Column("kind", String(16), nullable=False),
+    Column("name", String(256), nullable=False),
+    Column("version", BigInteger, nullable=False),
+    Column("statement", LargeBinary, nullable=False),
+    UniqueConstraint("kind", "name", "version"),
+)
+"""Charters, access keys, KMS keys and aliases in the order in which every node learns them."""
+
+spent = Table(
+    "spent",
+    metadata,
+    Column("token", String(128), primary_key=True),
+    Column("at", BigInteger, nullable=False, index=True),
+)
+"""Signatures of requests that changed something, for ten minutes: none is carried out twice."""
+
+attempts = Table(
+    "attempts",
+    metadata,
+    Column("domain", String(63), primary_key=True),
+    Column("epoch", BigInteger, primary_key=True),
+    Column("phase", String(16), nullable=False),
+    Column("plan", LargeBinary, nullable=False),
+    Column("charter", LargeBinary, nullable=False),
+    Column("dealing", LargeBinary),
+    Column("sealed", LargeBinary),
+    Column("configuration", LargeBinary),
+    Column("receipts", LargeBinary),
+    Column("reason", String(1024), nullable=False, server_default=""),
+)
+"""Every attempt at an epoch; its number is burnt whatever came of it."""
