@@ -24,12 +24,14 @@ record! {
 }
 
 impl PublicKeys {
+    #[must_use]
     pub fn of_request(r: &EnrolRequest) -> Self {
-        Self { sign: r.sign.clone(), kem: r.kem.clone(), tls: r.tls.clone() }
+        Self { sign: r.sign, kem: r.kem.clone(), tls: r.tls.clone() }
     }
 
+    #[must_use]
     pub fn of_entry(e: &Entry) -> Self {
-        Self { sign: e.sign.clone(), kem: e.kem.clone(), tls: e.tls.clone() }
+        Self { sign: e.sign, kem: e.kem.clone(), tls: e.tls.clone() }
     }
 
     #[must_use]
@@ -180,7 +182,7 @@ impl State {
     }
 
     fn pin(&mut self, fleet: FleetId, operator: &VerifyKey) -> Result<()> {
-        let pins = Pins { fleet, operator: operator.clone() };
+        let pins = Pins { fleet, operator: *operator };
         if let Some(known) = &self.pins {
             if known.fleet == pins.fleet && known.operator == pins.operator {
                 return Ok(());

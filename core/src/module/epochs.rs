@@ -23,6 +23,9 @@ use crate::seal::statement::Signed;
 use crate::sharing::{self, Constant, Shape, Share, Threshold, Weight};
 use crate::vault::Change;
 
+/// An epoch at its member: configuration, whether it is current, the member's indices, the threshold.
+pub type EpochHeld = (Signed<Configuration>, bool, Vec<ShareIndex>, u8);
+
 /// One sealed sub-share for this module: its index, the dealer's place in the plan, the sealed bytes.
 pub struct SubShare {
     pub index: ShareIndex,
@@ -147,7 +150,7 @@ impl Module {
             };
             // The plan's keys go with `open`, whatever happens next.
             let shares = s.assemble(&configuration, &plan, dealings, &open, subs)?;
-            s.store_pending(configuration, plan.into_body(), shares, now)
+            s.store_pending(&configuration, plan.into_body(), shares, now)
         })
     }
 
@@ -187,7 +190,7 @@ impl Module {
     }
 
     /// Every epoch that this module holds indices of: its configuration, and whether it is current.
-    pub fn epochs(&self) -> Result<Vec<(Signed<Configuration>, bool, Vec<ShareIndex>, u8)>> {
+    pub fn epochs(&self) -> Result<Vec<EpochHeld>> {
         self.with(|s, _| {
             let held = s.epochs.values().flat_map(BTreeMap::values);
             Ok(held
@@ -285,13 +288,13 @@ impl State {
 
     fn burn_dealing(&mut self, domain: &DomainId, number: Epoch) -> Result<()> {
         let id = encode(domain);
-        if let Some(bytes) = self.vault.get(store::DEALT, &id)? {
-            if number <= store::stored::<Epoch>(&bytes)? {
-                return fail(
-                    Code::WrongEpoch,
-                    format!("this module has dealt for epoch {number} of {domain} before"),
-                );
-            }
+        if let Some(bytes) = self.vault.get(store::DEALT, &id)?
+            && number <= store::stored::<Epoch>(&bytes)?
+        {
+            return fail(
+                Code::WrongEpoch,
+                format!("this module has dealt for epoch {number} of {domain} before"),
+            );
         }
         self.commit(&[Change::Put { table: store::DEALT, id: &id, value: &encode(&number) }])
     }
@@ -394,14 +397,14 @@ impl State {
 
     fn store_pending(
         &mut self,
-        configuration: Signed<Configuration>,
+        configuration: &Signed<Configuration>,
         plan: Plan,
         shares: Vec<Share>,
         now: Duration,
     ) -> Result<Vec<Vec<u8>>> {
         let (domain, epoch) = (configuration.body().domain.clone(), configuration.body().epoch);
         let limits = self.charter(&domain)?.limits.clone();
-        let record = encode(&EpochRecord { current: false, configuration: carried(&configuration) });
+        let record = encode(&EpochRecord { current: false, configuration: carried(configuration) });
         let id = store::epoch_id(&domain, epoch);
         let secrets: Vec<(Vec<u8>, Zeroizing<[u8; 64]>)> =
             shares.iter().map(|s| (store::share_id(&domain, epoch, s.index()), s.to_bytes())).collect();
@@ -415,7 +418,7 @@ impl State {
             held.shares.insert(share.index(), (share, Usage::resume(Reserved::NONE, &limits, now)));
         }
         self.epochs.entry(domain).or_default().insert(epoch, held);
-        self.prepared_receipts(&configuration)
+        self.prepared_receipts(configuration)
     }
 
     /// Makes a prepared epoch current, and erases what other attempts left, in one commit.

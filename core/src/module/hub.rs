@@ -53,8 +53,7 @@ impl Module {
     pub fn check_enrolment(&self, request: &[u8], token: &[u8], now: u64) -> Result<Hash> {
         self.with(|s, _| {
             let token = s.verify_operator::<Token>(token)?;
-            let request =
-                statement::open_self_signed::<EnrolRequest>(request, &s.fleet()?, &|r| r.sign.clone())?;
+            let request = statement::open_self_signed::<EnrolRequest>(request, &s.fleet()?, &|r| r.sign)?;
             let (t, r) = (token.body(), request.body());
             let secret_hash = super::operator::token_secret_hash(&r.token_secret);
             if r.token_id != t.id || !crate::encoding::same_bytes(&secret_hash.0, &t.secret_hash.0) {

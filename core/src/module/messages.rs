@@ -151,7 +151,7 @@ statements! {
         pub address: String,
         pub sign: VerifyKey,
         pub kem: KemPublic,
-        /// SubjectPublicKeyInfo (DER) of the module's TLS certifying key.
+        /// `SubjectPublicKeyInfo` (DER) of the module's TLS certifying key.
         pub tls: Bytes,
     }
 

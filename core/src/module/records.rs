@@ -191,7 +191,7 @@ impl Module {
 pub fn token_context(domain: &DomainId, key_id: [u8; 16], key_version: u32) -> token::TokenContext {
     token::TokenContext {
         domain: domain.clone(),
-        key_id: key_id.iter().map(|b| format!("{b:02x}")).collect(),
+        key_id: key_id.iter().fold(String::new(), |hex, b| hex + &format!("{b:02x}")),
         key_version: u64::from(key_version),
         domain_key_version: super::sessions::DOMAIN_KEY_VERSION,
     }
@@ -241,9 +241,10 @@ impl State {
                 let next = self.verify_operator::<AccessKey>(bytes)?;
                 let known = self.access.get(&next.body().access_key_id);
                 let known = known.map(|k| (k.body().version, k.hash()));
-                Ok(match follows(known, next.body().version, next.body().parent, next.hash())? {
-                    true => Checked::Access(Box::new(next)),
-                    false => Checked::Known,
+                Ok(if follows(known, next.body().version, next.body().parent, next.hash())? {
+                    Checked::Access(Box::new(next))
+                } else {
+                    Checked::Known
                 })
             }
             KeyRecord::LABEL => {
@@ -265,9 +266,10 @@ impl State {
                     return fail(Code::NotAuthorized, format!("{} makes no aliases", next.signer()));
                 }
                 let known = self.aliases.get(&next.body().alias).map(|k| (k.body().version, k.hash()));
-                Ok(match follows(known, next.body().version, next.body().parent, next.hash())? {
-                    true => Checked::Alias(Box::new(next)),
-                    false => Checked::Known,
+                Ok(if follows(known, next.body().version, next.body().parent, next.hash())? {
+                    Checked::Alias(Box::new(next))
+                } else {
+                    Checked::Known
                 })
             }
             other => fail(Code::WrongKind, format!("{other} is no record")),
@@ -384,7 +386,6 @@ pub fn check_version_step(known: u64, version: u64) -> Result<()> {
 fn follows(known: Option<(u64, Hash)>, version: u64, parent: Hash, hash: Hash) -> Result<bool> {
     check_version_step(known.map_or(0, |(version, _)| version), version)?;
     match known {
-        None => Ok(true),
         Some((_, known_hash)) if known_hash == hash => Ok(false),
         Some((known_version, _)) if version <= known_version => fail(
             Code::StaleVersion,
@@ -393,6 +394,6 @@ fn follows(known: Option<(u64, Hash)>, version: u64, parent: Hash, hash: Hash) -
         Some((known_version, known_hash)) if version == known_version + 1 && parent != known_hash => {
             fail(Code::StaleVersion, format!("version {version} does not follow the version known here"))
         }
-        Some(_) => Ok(true),
+        _ => Ok(true),
     }
 }

@@ -41,8 +41,8 @@ impl Roster {
         }
         let Some(hub) = hub else { return fail(Code::NotAuthorized, "a roster names no active hub") };
         refuse_repeated_keys(entries.values().map(Approved::body))?;
-        let hub_key = entries[&hub].body().sign.clone();
-        let key_of = |signer: &NodeId| (signer == &hub).then(|| hub_key.clone());
+        let hub_key = entries[&hub].body().sign;
+        let key_of = |signer: &NodeId| (signer == &hub).then_some(hub_key);
         let signed = statement::open::<RosterStatement>(bytes, fleet, &key_of)?;
         let (version, parent, hash) = (signed.body().version, signed.body().parent, signed.hash());
         Ok(Self { version, parent, hash, bytes: bytes.to_vec(), entries, hub })
@@ -99,7 +99,7 @@ impl Roster {
     }
 
     pub fn key_of(&self, name: &NodeId) -> Option<VerifyKey> {
-        self.active(name).ok().map(|e| e.sign.clone())
+        self.active(name).ok().map(|e| e.sign)
     }
 
     pub fn entries(&self) -> impl Iterator<Item = &Approved<Entry>> {

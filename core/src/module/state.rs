@@ -54,7 +54,7 @@ pub struct State {
     pub sessions: HashMap<SessionId, OpenSession>,
     pub leases: BTreeMap<DomainId, Lease>,
     pub access: HashMap<String, Approved<AccessKey>>,
-    /// SigV4 signing keys by `access key id/date/region/service`.
+    /// `SigV4` signing keys by `access key id/date/region/service`.
     pub signing_keys: HashMap<String, Secret<32>>,
     pub keys: HashMap<[u8; 16], Signed<KeyRecord>>,
     pub aliases: HashMap<String, Signed<AliasRecord>>,
@@ -102,12 +102,12 @@ impl HeldEpoch {
 impl State {
     pub fn create(
         dir: &Path,
-        name: NodeId,
+        name: &NodeId,
         root: &Root<'_>,
         mut rng: Box<dyn CryptoRng + Send>,
         now: Duration,
     ) -> Result<Self> {
-        if name == NodeId::operator() {
+        if name == &NodeId::operator() {
             return fail(Code::NotAuthorized, "no module may be called operator");
         }
         let mut vault = Vault::create(dir, *root, &mut *rng)?;
@@ -116,7 +116,7 @@ impl State {
         let tls = TlsAuthority::generate(Authority::Module(name.clone()))?.pkcs8();
         vault.commit(
             &[
-                Change::Put { table: store::IDENTITY, id: store::ONLY, value: &encode(&name) },
+                Change::Put { table: store::IDENTITY, id: store::ONLY, value: &encode(name) },
                 Change::PutSecret { table: store::IDENTITY_KEYS, id: store::SIGN, value: sign.expose() },
                 Change::PutSecret { table: store::IDENTITY_KEYS, id: store::KEM, value: kem.expose() },
                 Change::PutSecret { table: store::IDENTITY_KEYS, id: store::TLS, value: &tls },
@@ -187,7 +187,7 @@ impl State {
     fn load_fleet(&mut self) -> Result<()> {
         let Some(pins) = self.vault.get(store::PINS, store::ONLY)? else { return Ok(()) };
         let pins: Pins = stored(&pins)?;
-        let (fleet, operator) = (pins.fleet, pins.operator.clone());
+        let (fleet, operator) = (pins.fleet, pins.operator);
         self.pins = Some(pins);
         if let Some(bytes) = self.vault.get(store::ROSTER, store::ONLY)? {
             self.roster = Some(Roster::open(&bytes, &fleet, &operator)?);

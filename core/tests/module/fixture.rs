@@ -428,7 +428,7 @@ fn sources(clock: &Arc<VirtualClock>) -> Sources {
 
 fn create(dir: &Path, name: &str, clock: &Arc<VirtualClock>) -> Module {
     let id = NodeId::new(name).expect("a label");
-    Module::create(&dir.join(name), id, &Root::KeyFile, sources(clock)).expect("a module")
+    Module::create(&dir.join(name), &id, &Root::KeyFile, sources(clock)).expect("a module")
 }
 
 fn open(dir: &Path, clock: &Arc<VirtualClock>) -> Module {

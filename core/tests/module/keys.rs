@@ -61,7 +61,7 @@ fn a_lock_drops_the_lease_at_once() {
     refused(node.decrypt(&sealed, &context()), Code::NoLease);
     refused(node.data_key(&KEY, 32, &context()), Code::NoLease);
     refused(node.reencrypt(&sealed, &context(), &KEY, &context()), Code::NoLease);
-    refused(make(&fleet, 1, domain()), Code::NoLease);
+    refused(make(&fleet, 1, &domain()), Code::NoLease);
     assert!(!node.lock(&domain()).expect("nothing to lock"));
 }
 
@@ -72,20 +72,20 @@ fn a_restart_drops_the_lease() {
     refused(fleet.node(1).decrypt(&sealed, &context()), Code::NoLease);
 }
 
-fn make(fleet: &Fleet, n: u8, domain: DomainId) -> quorate_core::error::Result<Vec<u8>> {
-    fleet.node(n).make_key([9; 16], &domain, String::new(), Vec::new(), NOW * 1000)
+fn make(fleet: &Fleet, n: u8, domain: &DomainId) -> quorate_core::error::Result<Vec<u8>> {
+    fleet.node(n).make_key([9; 16], domain, String::new(), Vec::new(), NOW * 1000)
 }
 
 #[test]
 fn a_key_is_made_under_a_lease_of_its_own_domain() {
     let (fleet, _) = with_a_key();
-    refused(make(&fleet, 2, domain()), Code::NoLease);
-    refused(make(&fleet, 1, DomainId::new("other").expect("a label")), Code::NoLease);
+    refused(make(&fleet, 2, &domain()), Code::NoLease);
+    refused(make(&fleet, 1, &DomainId::new("other").expect("a label")), Code::NoLease);
     refused(
         fleet.node(1).make_key(KEY, &domain(), String::new(), Vec::new(), NOW * 1000),
         Code::AlreadyExists,
     );
-    make(&fleet, 1, domain()).expect("made");
+    make(&fleet, 1, &domain()).expect("made");
 }
 
 #[test]

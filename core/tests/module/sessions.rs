@@ -239,7 +239,7 @@ fn n57_a_slot_is_freed_by_its_requester_or_by_time() {
     let grant = fleet.grant(&other, &[2]);
     fleet.answer(2, &grant);
     let (_, third) = fleet.open_session(5);
-    fleet.clock.advance(SLOT_TTL - Duration::from_millis(1));
+    fleet.clock.advance(SLOT_TTL.checked_sub(Duration::from_millis(1)).unwrap());
     let grant = fleet.grant(&third, &[2]);
     assert_eq!(fleet.refusal(2, &grant).reason, "slot_busy");
     fleet.clock.advance(Duration::from_millis(1));
