@@ -394,7 +394,7 @@ impl PyModule_ {
     fn create(py: Python<'_>, path: PathBuf, name: &str, passphrase: Option<&[u8]>) -> PyResult<Self> {
         let name = node(py, name)?;
         let root = root(passphrase);
-        run(py, || Module::create(&path, name, &root, Sources::system())).map(Self)
+        run(py, || Module::create(&path, &name, &root, Sources::system())).map(Self)
     }
 
     #[staticmethod]

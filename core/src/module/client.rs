@@ -60,7 +60,13 @@ impl Module {
 }
 
 impl State {
-    fn encrypt(&mut self, key_id: &[u8; 16], plaintext: &[u8], context: Context<'_>, now: Duration) -> Result<Vec<u8>> {
+    fn encrypt(
+        &mut self,
+        key_id: &[u8; 16],
+        plaintext: &[u8],
+        context: Context<'_>,
+        now: Duration,
+    ) -> Result<Vec<u8>> {
         let version = self.usable(key_id)?;
         self.with_backing(key_id, version, now, |backing, rng| {
             blob::encrypt(backing, *key_id, version, context, plaintext, rng)
@@ -102,7 +108,9 @@ impl State {
         if let Some(backing) = lease.backing.get(&(*key_id, version)) {
             return run(backing, &mut *self.rng);
         }
-        let Some(sealed) = &record.token else { return fail(Code::BadState, "the key has no material any more") };
+        let Some(sealed) = &record.token else {
+            return fail(Code::BadState, "the key has no material any more");
+        };
         let wraps = &self.fleet_wraps;
         let context = token_context(domain, *key_id, version);
         let backing = token::unwrap(&sealed.0, &context, &lease.wrap, &|epoch| wraps.get(&epoch))?;

@@ -3,6 +3,7 @@
 
 use super::Module;
 use super::messages::{EnrolRequest, Entry, FleetInfo, Invitation, Rekey, Role, Token};
+use super::records::check_version_step;
 use super::roster::Roster;
 use super::state::{State, secret};
 use super::store::{self, Pins};
@@ -23,12 +24,14 @@ record! {
 }
 
 impl PublicKeys {
+    #[must_use]
     pub fn of_request(r: &EnrolRequest) -> Self {
-        Self { sign: r.sign.clone(), kem: r.kem.clone(), tls: r.tls.clone() }
+        Self { sign: r.sign, kem: r.kem.clone(), tls: r.tls.clone() }
     }
 
+    #[must_use]
     pub fn of_entry(e: &Entry) -> Self {
-        Self { sign: e.sign.clone(), kem: e.kem.clone(), tls: e.tls.clone() }
+        Self { sign: e.sign, kem: e.kem.clone(), tls: e.tls.clone() }
     }
 
     #[must_use]
@@ -111,7 +114,10 @@ impl Module {
             let token = statement::open_approved::<Token>(&invitation.token.0, &fleet, &invitation.operator)?;
             let t = token.body();
             if t.name != s.name {
-                return fail(Code::NotAuthorized, format!("this invitation is for {}, this module is {}", t.name, s.name));
+                return fail(
+                    Code::NotAuthorized,
+                    format!("this invitation is for {}, this module is {}", t.name, s.name),
+                );
             }
             s.pin(fleet, &invitation.operator)?;
             s.enrol_request(t.id, invitation.secret, t.role, &t.zone, address)
@@ -153,7 +159,10 @@ impl Module {
             let key = FleetKey::from_secret(secret(&opened)?);
             if let Some(known) = s.fleet_keys.get(&r.fleet_epoch) {
                 if !same_bytes(known.secret().expose(), key.secret().expose()) {
-                    return fail(Code::StaleVersion, format!("another key of fleet epoch {} is known", r.fleet_epoch));
+                    return fail(
+                        Code::StaleVersion,
+                        format!("another key of fleet epoch {} is known", r.fleet_epoch),
+                    );
                 }
                 return Ok(r.fleet_epoch);
             }
@@ -165,11 +174,15 @@ impl Module {
 
 impl State {
     pub fn public_keys(&self) -> PublicKeys {
-        PublicKeys { sign: self.sign.public(), kem: self.kem.public().clone(), tls: Bytes(self.tls_spki.clone()) }
+        PublicKeys {
+            sign: self.sign.public(),
+            kem: self.kem.public().clone(),
+            tls: Bytes(self.tls_spki.clone()),
+        }
     }
 
     fn pin(&mut self, fleet: FleetId, operator: &VerifyKey) -> Result<()> {
-        let pins = Pins { fleet, operator: operator.clone() };
+        let pins = Pins { fleet, operator: *operator };
         if let Some(known) = &self.pins {
             if known.fleet == pins.fleet && known.operator == pins.operator {
                 return Ok(());
@@ -209,6 +222,7 @@ impl State {
     pub fn install_roster(&mut self, bytes: &[u8]) -> Result<u64> {
         let pins = self.pins()?;
         let roster = Roster::open(bytes, &pins.fleet, &pins.operator)?;
+        check_version_step(self.roster.as_ref().map_or(0, |r| r.version), roster.version)?;
         if let Some(known) = &self.roster {
             roster.follows(known)?;
             if roster.version == known.version {

@@ -9,7 +9,8 @@ use zeroize::Zeroizing;
 
 use super::Module;
 use super::messages::{
-    Activated, Charter, Configuration, DealerKind, Dealing, Mode, Plan, PlanKey, Prepared, Purpose, Role, Seat,
+    Activated, Charter, Configuration, DealerKind, Dealing, Mode, Plan, PlanKey, Prepared, Purpose, Role,
+    Seat,
 };
 use super::state::{HeldEpoch, OpenPlan, State, carried, unknown_domain};
 use super::store::{self, EpochRecord};
@@ -21,6 +22,9 @@ use crate::seal::hpke::{self, Info, KemPrivate, SUITE};
 use crate::seal::statement::Signed;
 use crate::sharing::{self, Constant, Shape, Share, Threshold, Weight};
 use crate::vault::Change;
+
+/// An epoch at its member: configuration, whether it is current, the member's indices, the threshold.
+pub type EpochHeld = (Signed<Configuration>, bool, Vec<ShareIndex>, u8);
 
 /// One sealed sub-share for this module: its index, the dealer's place in the plan, the sealed bytes.
 pub struct SubShare {
@@ -98,7 +102,12 @@ impl Module {
             let keys = s.check_plan_keys(&plan, plan_keys)?;
             s.burn_dealing(&p.domain, p.to_epoch)?;
             let indices: Vec<ShareIndex> = p.committee.iter().map(|seat| seat.index).collect();
-            let dealt = sharing::deal(Threshold::new(u64::from(p.threshold))?, &indices, Constant::Fresh, &mut *s.rng)?;
+            let dealt = sharing::deal(
+                Threshold::new(u64::from(p.threshold))?,
+                &indices,
+                Constant::Fresh,
+                &mut *s.rng,
+            )?;
             let mut sealed = Vec::new();
             for ((seat, key), share) in p.committee.iter().zip(&keys).zip(&dealt.shares) {
                 let info = encode(&sub_share_info(&plan, &s.name, seat));
@@ -118,7 +127,12 @@ impl Module {
     }
 
     /// Verifies every dealing, assembles the new shards, and stores them durably before the receipts.
-    pub fn prepare(&self, configuration: &[u8], dealings: &[Vec<u8>], subs: &[SubShare]) -> Result<Vec<Vec<u8>>> {
+    pub fn prepare(
+        &self,
+        configuration: &[u8],
+        dealings: &[Vec<u8>],
+        subs: &[SubShare],
+    ) -> Result<Vec<Vec<u8>>> {
         self.with(|s, now| {
             let configuration = s.verify_hub::<Configuration>(configuration)?;
             let c = configuration.body();
@@ -136,7 +150,7 @@ impl Module {
             };
             // The plan's keys go with `open`, whatever happens next.
             let shares = s.assemble(&configuration, &plan, dealings, &open, subs)?;
-            s.store_pending(configuration, plan.into_body(), shares, now)
+            s.store_pending(&configuration, plan.into_body(), shares, now)
         })
     }
 
@@ -176,11 +190,13 @@ impl Module {
     }
 
     /// Every epoch that this module holds indices of: its configuration, and whether it is current.
-    pub fn epochs(&self) -> Result<Vec<(Signed<Configuration>, bool, Vec<ShareIndex>, u8)>> {
+    pub fn epochs(&self) -> Result<Vec<EpochHeld>> {
         self.with(|s, _| {
             let held = s.epochs.values().flat_map(BTreeMap::values);
             Ok(held
-                .map(|e| (e.configuration.clone(), e.current, e.shares.keys().copied().collect(), e.plan.threshold))
+                .map(|e| {
+                    (e.configuration.clone(), e.current, e.shares.keys().copied().collect(), e.plan.threshold)
+                })
                 .collect())
         })
     }
@@ -191,7 +207,9 @@ impl State {
     pub fn check_plan(&self, p: &Plan) -> Result<()> {
         let Some(charter) = self.charters.get(&p.domain) else { return Err(unknown_domain(&p.domain)) };
         let c = charter.body();
-        let outside = |what: &str| fail(Code::OutsideCharter, format!("the charter of {} does not allow {what}", p.domain));
+        let outside = |what: &str| {
+            fail(Code::OutsideCharter, format!("the charter of {} does not allow {what}", p.domain))
+        };
         if charter.hash() != p.charter {
             return outside("a plan under another version of it");
         }
@@ -203,7 +221,10 @@ impl State {
             return outside("this mode");
         }
         if p.mode != Mode::Reconstruct || c.dealer != DealerKind::Hub {
-            return fail(Code::BadState, "this version makes domains of mode reconstruct, dealt by the hub, only");
+            return fail(
+                Code::BadState,
+                "this version makes domains of mode reconstruct, dealt by the hub, only",
+            );
         }
         if p.threshold < c.threshold_floor {
             return outside("so low a threshold");
@@ -211,7 +232,10 @@ impl State {
         let n = p.committee.len();
         let shape = Shape::new(u64::from(p.threshold), n as u64)?;
         if p.margin != shape.margin() {
-            return fail(Code::BadThreshold, format!("the commit margin of this shape is {}", shape.margin()));
+            return fail(
+                Code::BadThreshold,
+                format!("the commit margin of this shape is {}", shape.margin()),
+            );
         }
         let [dealer] = p.dealers.as_slice() else { return outside("this set of dealers") };
         if &dealer.node != self.roster()?.hub() || dealer.index.is_some() {
@@ -225,7 +249,10 @@ impl State {
                 return outside("a quorum of indices at one member: it would hold the key alone");
             }
             if !indices.insert(seat.index) {
-                return fail(Code::BadIndex, format!("index {} stands twice in the committee", seat.index.get()));
+                return fail(
+                    Code::BadIndex,
+                    format!("index {} stands twice in the committee", seat.index.get()),
+                );
             }
             let entry = self.roster()?.active(&seat.node)?;
             let allowed = c.allowed.iter().any(|a| a.node == seat.node && a.role == seat.role);
@@ -242,7 +269,10 @@ impl State {
     /// A domain is created once: a second creation would put another key in the place of the first.
     fn refuse_second_creation(&self, domain: &DomainId, epoch: Epoch) -> Result<()> {
         if self.epochs.get(domain).is_some_and(|e| e.values().any(|h| h.current && h.epoch() != epoch)) {
-            return fail(Code::AlreadyExists, format!("{domain} has a committed epoch; it cannot be created again"));
+            return fail(
+                Code::AlreadyExists,
+                format!("{domain} has a committed epoch; it cannot be created again"),
+            );
         }
         Ok(())
     }
@@ -258,10 +288,13 @@ impl State {
 
     fn burn_dealing(&mut self, domain: &DomainId, number: Epoch) -> Result<()> {
         let id = encode(domain);
-        if let Some(bytes) = self.vault.get(store::DEALT, &id)? {
-            if number <= store::stored::<Epoch>(&bytes)? {
-                return fail(Code::WrongEpoch, format!("this module has dealt for epoch {number} of {domain} before"));
-            }
+        if let Some(bytes) = self.vault.get(store::DEALT, &id)?
+            && number <= store::stored::<Epoch>(&bytes)?
+        {
+            return fail(
+                Code::WrongEpoch,
+                format!("this module has dealt for epoch {number} of {domain} before"),
+            );
         }
         self.commit(&[Change::Put { table: store::DEALT, id: &id, value: &encode(&number) }])
     }
@@ -270,7 +303,10 @@ impl State {
     fn check_plan_keys(&self, plan: &Signed<Plan>, keys: &[Vec<u8>]) -> Result<Vec<Signed<PlanKey>>> {
         let committee = &plan.body().committee;
         if keys.len() != committee.len() {
-            return fail(Code::NotEnoughShares, format!("{} plan keys for {} indices", keys.len(), committee.len()));
+            return fail(
+                Code::NotEnoughShares,
+                format!("{} plan keys for {} indices", keys.len(), committee.len()),
+            );
         }
         let mut by_index = BTreeMap::new();
         for bytes in keys {
@@ -284,7 +320,10 @@ impl State {
             .iter()
             .map(|seat| match by_index.remove(&seat.index) {
                 Some(key) if key.signer() == &seat.node => Ok(key),
-                _ => fail(Code::NotAMember, format!("index {} has no plan key of {}", seat.index.get(), seat.node)),
+                _ => fail(
+                    Code::NotAMember,
+                    format!("index {} has no plan key of {}", seat.index.get(), seat.node),
+                ),
             })
             .collect()
     }
@@ -304,7 +343,10 @@ impl State {
         let dealings = self.check_dealings(plan, &c.dealings, dealings)?;
         let parts: Vec<_> = dealings.iter().map(|d| (Weight::ONE, &d.body().commitments)).collect();
         if sharing::assemble_commitments(&parts)? != c.commitments {
-            return fail(Code::BadCommitments, "the configuration's commitments are not the sum of its dealings'");
+            return fail(
+                Code::BadCommitments,
+                "the configuration's commitments are not the sum of its dealings'",
+            );
         }
         let mut shares = Vec::new();
         for (at, seat) in p.committee.iter().enumerate().filter(|(_, seat)| seat.node == self.name) {
@@ -355,14 +397,14 @@ impl State {
 
     fn store_pending(
         &mut self,
-        configuration: Signed<Configuration>,
+        configuration: &Signed<Configuration>,
         plan: Plan,
         shares: Vec<Share>,
         now: Duration,
     ) -> Result<Vec<Vec<u8>>> {
         let (domain, epoch) = (configuration.body().domain.clone(), configuration.body().epoch);
         let limits = self.charter(&domain)?.limits.clone();
-        let record = encode(&EpochRecord { current: false, configuration: carried(&configuration) });
+        let record = encode(&EpochRecord { current: false, configuration: carried(configuration) });
         let id = store::epoch_id(&domain, epoch);
         let secrets: Vec<(Vec<u8>, Zeroizing<[u8; 64]>)> =
             shares.iter().map(|s| (store::share_id(&domain, epoch, s.index()), s.to_bytes())).collect();
@@ -376,7 +418,7 @@ impl State {
             held.shares.insert(share.index(), (share, Usage::resume(Reserved::NONE, &limits, now)));
         }
         self.epochs.entry(domain).or_default().insert(epoch, held);
-        self.prepared_receipts(&configuration)
+        self.prepared_receipts(configuration)
     }
 
     /// Makes a prepared epoch current, and erases what other attempts left, in one commit.
@@ -410,14 +452,20 @@ impl State {
             .keys()
             .map(|&index| {
                 let (fleet, domain) = (c.fleet, c.domain.clone());
-                let body = Prepared { fleet, domain, epoch: c.epoch, configuration: configuration.hash(), index };
+                let body =
+                    Prepared { fleet, domain, epoch: c.epoch, configuration: configuration.hash(), index };
                 Ok(self.sign(body)?.bytes().to_vec())
             })
             .collect()
     }
 
     /// At least k + z receipts by distinct indices of this very configuration, each by its seat's node.
-    fn check_certificate(&self, configuration: &Signed<Configuration>, plan: &Plan, receipts: &[Vec<u8>]) -> Result<()> {
+    fn check_certificate(
+        &self,
+        configuration: &Signed<Configuration>,
+        plan: &Plan,
+        receipts: &[Vec<u8>],
+    ) -> Result<()> {
         let mut indices = BTreeSet::new();
         for bytes in receipts {
             let receipt = self.verify::<Prepared>(bytes)?;
@@ -430,7 +478,10 @@ impl State {
         }
         let need = usize::from(plan.threshold) + usize::from(plan.margin);
         if indices.len() < need {
-            return fail(Code::NotEnoughShares, format!("the certificate holds {} of {need} receipts", indices.len()));
+            return fail(
+                Code::NotEnoughShares,
+                format!("the certificate holds {} of {need} receipts", indices.len()),
+            );
         }
         Ok(())
     }
@@ -444,7 +495,10 @@ impl State {
                 return Ok(false);
             }
             if c.version <= version || (c.version == version + 1 && c.parent != hash) {
-                return fail(Code::StaleVersion, format!("charter {} of {} does not follow {version}", c.version, c.domain));
+                return fail(
+                    Code::StaleVersion,
+                    format!("charter {} of {} does not follow {version}", c.version, c.domain),
+                );
             }
         }
         self.commit(&[Change::Put { table: store::CHARTER, id: &encode(&c.domain), value: bytes }])?;
@@ -465,7 +519,10 @@ fn open_sub_share(
     let dealer = dealing.signer();
     let blame = |e: Error| e.blaming(dealer.clone());
     let Some(sub) = subs.iter().find(|s| s.index == seat.index && s.dealer == position) else {
-        return fail(Code::NotEnoughShares, format!("no sub-share of {dealer} for index {}", seat.index.get()));
+        return fail(
+            Code::NotEnoughShares,
+            format!("no sub-share of {dealer} for index {}", seat.index.get()),
+        );
     };
     if dealing.body().sealed[at] != sealed_hash(&sub.sealed) {
         return fail(Code::BadShare, "a sealed sub-share is not the one that its dealing names");

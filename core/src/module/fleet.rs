@@ -72,7 +72,10 @@ impl State {
             );
         }
         if !hello && !self.peers.contains_key(&header.from) {
-            return fail(Code::StaleBoot, format!("{} has not said hello since this module started", header.from));
+            return fail(
+                Code::StaleBoot,
+                format!("{} has not said hello since this module started", header.from),
+            );
         }
         self.peers
             .entry(header.from.clone())
@@ -83,5 +86,8 @@ impl State {
 }
 
 fn no_fleet_key<T>() -> Result<T> {
-    Err(Error::new(Code::NoFleetKey, "this module has no fleet key yet; the hub sends it once it is enrolled"))
+    Err(Error::new(
+        Code::NoFleetKey,
+        "this module has no fleet key yet; the hub sends it once it is enrolled",
+    ))
 }

@@ -53,7 +53,7 @@ impl Module {
     pub fn check_enrolment(&self, request: &[u8], token: &[u8], now: u64) -> Result<Hash> {
         self.with(|s, _| {
             let token = s.verify_operator::<Token>(token)?;
-            let request = statement::open_self_signed::<EnrolRequest>(request, &s.fleet()?, &|r| r.sign.clone())?;
+            let request = statement::open_self_signed::<EnrolRequest>(request, &s.fleet()?, &|r| r.sign)?;
             let (t, r) = (token.body(), request.body());
             let secret_hash = super::operator::token_secret_hash(&r.token_secret);
             if r.token_id != t.id || !crate::encoding::same_bytes(&secret_hash.0, &t.secret_hash.0) {
@@ -87,8 +87,12 @@ impl Module {
                 .map(|e| Bytes(e.bytes().to_vec()))
                 .collect();
             entries.push(Bytes(entry.bytes().to_vec()));
-            let next =
-                RosterStatement { fleet: s.fleet()?, version: roster.version + 1, parent: roster.hash, entries };
+            let next = RosterStatement {
+                fleet: s.fleet()?,
+                version: roster.version + 1,
+                parent: roster.hash,
+                entries,
+            };
             let next = s.sign(next)?;
             s.install_roster(next.bytes())?;
             Ok(next.bytes().to_vec())
@@ -105,7 +109,8 @@ impl Module {
             let info = encode(&rekey_info(s.fleet()?, &s.name, node, fleet_epoch));
             let key = s.fleet_keys[&fleet_epoch].secret();
             let sealed = hpke::seal(&kem, &info, &[], key.expose(), &mut *s.rng)?;
-            let rekey = Rekey { fleet: s.fleet()?, fleet_epoch, recipient: node.clone(), sealed: Bytes(sealed) };
+            let rekey =
+                Rekey { fleet: s.fleet()?, fleet_epoch, recipient: node.clone(), sealed: Bytes(sealed) };
             Ok(s.sign(rekey)?.bytes().to_vec())
         })
     }

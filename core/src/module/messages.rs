@@ -151,7 +151,7 @@ statements! {
         pub address: String,
         pub sign: VerifyKey,
         pub kem: KemPublic,
-        /// SubjectPublicKeyInfo (DER) of the module's TLS certifying key.
+        /// `SubjectPublicKeyInfo` (DER) of the module's TLS certifying key.
         pub tls: Bytes,
     }
 
@@ -310,6 +310,7 @@ statements! {
     pub struct Answer = "quorate/v1/session/answer" {
         pub fleet: FleetId,
         pub session: SessionId,
+        /// Digest of the [`SessionRequest`] statement as signed, its signer included.
         pub request: Hash,
         pub domain: DomainId,
         pub epoch: Epoch,

@@ -72,7 +72,7 @@ impl Sources {
 
 impl Module {
     /// Makes a module: an identity of its own in a fresh vault at `dir`.
-    pub fn create(dir: &Path, name: NodeId, root: &Root<'_>, sources: Sources) -> Result<Self> {
+    pub fn create(dir: &Path, name: &NodeId, root: &Root<'_>, sources: Sources) -> Result<Self> {
         crate::memory::lock_memory()?;
         crate::keys::selftest::run()?;
         let Sources { clock, rng } = sources;

@@ -83,10 +83,8 @@ impl Operator {
             account: account.to_owned(),
             tls_root: root_hash(&tls_root),
         };
-        let stored = Stored {
-            fleet_info: Bytes(statement::approve(&info, &fleet, &key)),
-            tls_root: Bytes(tls_root),
-        };
+        let stored =
+            Stored { fleet_info: Bytes(statement::approve(&info, &fleet, &key)), tls_root: Bytes(tls_root) };
         vault.commit(
             &[
                 Change::Put { table: IDENTITY, id: ONLY, value: &encode(&stored) },
@@ -100,7 +98,8 @@ impl Operator {
 
     pub fn open(dir: &Path, root: &Root<'_>, mut rng: Box<dyn CryptoRng + Send>) -> Result<Self> {
         let vault = Vault::open(dir, *root, &mut *rng)?;
-        let missing = || Error::new(Code::VaultCorrupt, "the operator's vault lacks its keys; restore it from a copy");
+        let missing =
+            || Error::new(Code::VaultCorrupt, "the operator's vault lacks its keys; restore it from a copy");
         let kept: Stored = stored(&vault.get(IDENTITY, ONLY)?.ok_or_else(missing)?)?;
         let seed = vault.get(IDENTITY_KEYS, SIGN)?.ok_or_else(missing)?;
         let sign = SigningKey::from_seed(super::state::secret(&seed)?);
@@ -160,10 +159,11 @@ impl Operator {
 
     /// Signs a roster entry for a request, and its module's TLS CA certificate (DER).
     pub fn approve_entry(&mut self, request: &[u8], not_before: u64) -> Result<(Vec<u8>, Vec<u8>)> {
-        let request = statement::open_self_signed::<EnrolRequest>(request, &self.fleet, &|r| r.sign.clone())?;
+        let request = statement::open_self_signed::<EnrolRequest>(request, &self.fleet, &|r| r.sign)?;
         let entry = entry_of(request.body());
         let authority = TlsAuthority::from_pkcs8(Authority::Operator(self.fleet), &self.tls)?;
-        let ca = authority.certify_module(&entry.name, &entry.tls.0, ca_validity(not_before), &mut *self.rng)?.der;
+        let ca =
+            authority.certify_module(&entry.name, &entry.tls.0, ca_validity(not_before), &mut *self.rng)?.der;
         Ok((statement::approve(&entry, &self.fleet, &self.sign), ca))
     }
 
@@ -215,6 +215,7 @@ fn ca_validity(not_before: u64) -> Validity {
 }
 
 /// The first entry of the module that made this request.
+#[must_use]
 pub fn entry_of(r: &EnrolRequest) -> Entry {
     Entry {
         fleet: r.fleet,
@@ -226,12 +227,13 @@ pub fn entry_of(r: &EnrolRequest) -> Entry {
         zone: r.zone.clone(),
         root: r.root.clone(),
         address: r.address.clone(),
-        sign: r.sign.clone(),
+        sign: r.sign,
         kem: r.kem.clone(),
         tls: r.tls.clone(),
     }
 }
 
+#[must_use]
 pub fn token_secret_hash(secret: &[u8; 32]) -> Hash {
     Hash(digest("quorate/v1/enrol/token-secret", secret))
 }
@@ -243,6 +245,7 @@ fn root_hash(tls_root: &[u8]) -> Hash {
 }
 
 /// HPKE info of an access key's secret on its way from the operator to the hub's module.
+#[must_use]
 pub fn access_info(fleet: FleetId, hub: &NodeId, access_key_id: &str) -> Info {
     Info {
         suite: SUITE.to_owned(),

@@ -113,7 +113,9 @@ impl Module {
     /// The next version of a known key's record; not learnt yet.
     pub fn revise_key(&self, key_id: &[u8; 16], state: KeyState, deletion: Option<u64>) -> Result<Vec<u8>> {
         self.with(|s, _| {
-            let Some(known) = s.keys.get(key_id) else { return fail(Code::UnknownKey, "no key of this id is known") };
+            let Some(known) = s.keys.get(key_id) else {
+                return fail(Code::UnknownKey, "no key of this id is known");
+            };
             let mut next = known.body().clone();
             if next.state == KeyState::Deleted {
                 return fail(Code::BadState, "the key is deleted");
@@ -157,7 +159,8 @@ impl Module {
         })
     }
 
-    /// Checks a request's signature; an unknown, a disabled and a wrong one are told the same.
+    /// Checks a request's signature. An unknown access key, a disabled one and a wrong signature are told
+    /// the same and cost the same: what is derived for an unknown one is kept like any other.
     pub fn check_signature(
         &self,
         access_key_id: &str,
@@ -177,12 +180,9 @@ impl Module {
                 s.signing_keys.insert(scope.clone(), key);
             }
             let verified = sigv4::verify(&s.signing_keys[&scope], string_to_sign, signature);
-            match s.access.get(access_key_id).map(statement::Approved::body) {
-                Some(key) if key.enabled => verified.map(|()| (key.user.clone(), key.role)),
-                _ => {
-                    s.signing_keys.remove(&scope);
-                    fail(Code::BadSignature, "the signature does not verify")
-                }
+            match (verified, s.access.get(access_key_id).map(statement::Approved::body)) {
+                (Ok(()), Some(key)) if key.enabled => Ok((key.user.clone(), key.role)),
+                _ => fail(Code::BadSignature, "no enabled access key has made this signature"),
             }
         })
     }
@@ -191,7 +191,7 @@ impl Module {
 pub fn token_context(domain: &DomainId, key_id: [u8; 16], key_version: u32) -> token::TokenContext {
     token::TokenContext {
         domain: domain.clone(),
-        key_id: key_id.iter().map(|b| format!("{b:02x}")).collect(),
+        key_id: key_id.iter().fold(String::new(), |hex, b| hex + &format!("{b:02x}")),
         key_version: u64::from(key_version),
         domain_key_version: super::sessions::DOMAIN_KEY_VERSION,
     }
@@ -241,9 +241,10 @@ impl State {
                 let next = self.verify_operator::<AccessKey>(bytes)?;
                 let known = self.access.get(&next.body().access_key_id);
                 let known = known.map(|k| (k.body().version, k.hash()));
-                Ok(match follows(known, next.body().version, next.body().parent, next.hash())? {
-                    true => Checked::Access(Box::new(next)),
-                    false => Checked::Known,
+                Ok(if follows(known, next.body().version, next.body().parent, next.hash())? {
+                    Checked::Access(Box::new(next))
+                } else {
+                    Checked::Known
                 })
             }
             KeyRecord::LABEL => {
@@ -252,18 +253,12 @@ impl State {
                     return fail(Code::NotAuthorized, format!("{} makes no key records", next.signer()));
                 }
                 let known = self.keys.get(&next.body().key_id);
-                if let Some(old) = known.map(statement::Signed::body) {
-                    let new = next.body();
-                    let fixed = (&old.domain, old.created, old.key_version);
-                    if fixed != (&new.domain, new.created, new.key_version) || old.state == KeyState::Deleted {
-                        return fail(Code::BadState, "a key's domain, creation and material never change");
-                    }
+                let version = known.map(|k| (k.body().version, k.hash()));
+                if !follows(version, next.body().version, next.body().parent, next.hash())? {
+                    return Ok(Checked::Known);
                 }
-                let known = known.map(|k| (k.body().version, k.hash()));
-                Ok(match follows(known, next.body().version, next.body().parent, next.hash())? {
-                    true => Checked::Key(Box::new(next)),
-                    false => Checked::Known,
-                })
+                check_material(known.map(statement::Signed::body), next.body())?;
+                Ok(Checked::Key(Box::new(next)))
             }
             AliasRecord::LABEL => {
                 let next = self.verify::<AliasRecord>(bytes)?;
@@ -271,9 +266,10 @@ impl State {
                     return fail(Code::NotAuthorized, format!("{} makes no aliases", next.signer()));
                 }
                 let known = self.aliases.get(&next.body().alias).map(|k| (k.body().version, k.hash()));
-                Ok(match follows(known, next.body().version, next.body().parent, next.hash())? {
-                    true => Checked::Alias(Box::new(next)),
-                    false => Checked::Known,
+                Ok(if follows(known, next.body().version, next.body().parent, next.hash())? {
+                    Checked::Alias(Box::new(next))
+                } else {
+                    Checked::Known
                 })
             }
             other => fail(Code::WrongKind, format!("{other} is no record")),
@@ -305,12 +301,20 @@ impl State {
                 self.aliases.insert(id.clone(), *alias);
                 (store::ALIAS, id.into_bytes(), value)
             }
-            Checked::Charter | Checked::Known => unreachable!("only new records of the three kinds are remembered"),
+            Checked::Charter | Checked::Known => {
+                unreachable!("only new records of the three kinds are remembered")
+            }
         }
     }
 
     /// An unknown key costs what a known one does: its signing key comes from a random secret.
-    fn signing_key(&mut self, access_key_id: &str, date: &str, region: &str, service: &str) -> Result<Secret<32>> {
+    fn signing_key(
+        &mut self,
+        access_key_id: &str,
+        date: &str,
+        region: &str,
+        service: &str,
+    ) -> Result<Secret<32>> {
         let Some(key) = self.access.get(access_key_id) else {
             let dummy = Secret::<40>::random(&mut *self.rng)?;
             return sigv4::signing_key(dummy.expose(), date, region, service);
@@ -348,17 +352,48 @@ pub fn fleet_use_key(fleet_key: &Secret<32>, purpose: &str) -> Result<Secret<32>
     Ok(out)
 }
 
+/// A key has material until it is deleted, and always the same: no member can put other material, or
+/// none, in its place.
+fn check_material(old: Option<&KeyRecord>, new: &KeyRecord) -> Result<()> {
+    let deleted = new.state == KeyState::Deleted;
+    if deleted != new.token.is_none() {
+        return fail(Code::BadState, "a key has material until it is deleted, and none afterwards");
+    }
+    let Some(old) = old else { return Ok(()) };
+    let fixed = |r: &KeyRecord| (r.domain.clone(), r.created, r.key_version);
+    if old.state == KeyState::Deleted || fixed(old) != fixed(new) || (!deleted && old.token != new.token) {
+        return fail(Code::BadState, "a key's domain, creation and material never change");
+    }
+    Ok(())
+}
+
+/// The furthest that one record may move a version: a thief of a signing key cannot use up the versions
+/// that are left, and so freeze what they count.
+const MAX_VERSION_STEP: u64 = 1 << 32;
+
+/// Refuses a version too far above the known one (0 for none).
+pub fn check_version_step(known: u64, version: u64) -> Result<()> {
+    if version.saturating_sub(known) > MAX_VERSION_STEP {
+        return fail(
+            Code::StaleVersion,
+            format!("version {version} jumps too far ahead of {known}, which is known here"),
+        );
+    }
+    Ok(())
+}
+
 /// Whether a record is new (true) or the known one (false).
 fn follows(known: Option<(u64, Hash)>, version: u64, parent: Hash, hash: Hash) -> Result<bool> {
+    check_version_step(known.map_or(0, |(version, _)| version), version)?;
     match known {
-        None => Ok(true),
         Some((_, known_hash)) if known_hash == hash => Ok(false),
-        Some((known_version, _)) if version <= known_version => {
-            fail(Code::StaleVersion, format!("version {version} is not above {known_version}, which is known here"))
-        }
+        Some((known_version, _)) if version <= known_version => fail(
+            Code::StaleVersion,
+            format!("version {version} is not above {known_version}, which is known here"),
+        ),
         Some((known_version, known_hash)) if version == known_version + 1 && parent != known_hash => {
             fail(Code::StaleVersion, format!("version {version} does not follow the version known here"))
         }
-        Some(_) => Ok(true),
+        _ => Ok(true),
     }
 }

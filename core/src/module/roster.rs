@@ -41,8 +41,8 @@ impl Roster {
         }
         let Some(hub) = hub else { return fail(Code::NotAuthorized, "a roster names no active hub") };
         refuse_repeated_keys(entries.values().map(Approved::body))?;
-        let hub_key = entries[&hub].body().sign.clone();
-        let key_of = |signer: &NodeId| (signer == &hub).then(|| hub_key.clone());
+        let hub_key = entries[&hub].body().sign;
+        let key_of = |signer: &NodeId| (signer == &hub).then_some(hub_key);
         let signed = statement::open::<RosterStatement>(bytes, fleet, &key_of)?;
         let (version, parent, hash) = (signed.body().version, signed.body().parent, signed.hash());
         Ok(Self { version, parent, hash, bytes: bytes.to_vec(), entries, hub })
@@ -60,16 +60,24 @@ impl Roster {
             return fail(Code::StaleVersion, format!("two different rosters claim version {}", self.version));
         }
         if self.version == known.version + 1 && self.parent != known.hash {
-            return fail(Code::StaleVersion, format!("roster {} does not follow the one known here", self.version));
+            return fail(
+                Code::StaleVersion,
+                format!("roster {} does not follow the one known here", self.version),
+            );
         }
         for (name, old) in &known.entries {
             match self.entries.get(name) {
-                None => return fail(Code::StaleVersion, format!("roster {} leaves out {name}", self.version)),
+                None => {
+                    return fail(Code::StaleVersion, format!("roster {} leaves out {name}", self.version));
+                }
                 Some(new) if new.body().version < old.body().version => {
                     return fail(Code::StaleVersion, format!("roster {} takes {name} back", self.version));
                 }
                 Some(new) if new.body().version == old.body().version && new.hash() != old.hash() => {
-                    return fail(Code::StaleVersion, format!("two different entries for {name} claim one version"));
+                    return fail(
+                        Code::StaleVersion,
+                        format!("two different entries for {name} claim one version"),
+                    );
                 }
                 Some(_) => {}
             }
@@ -91,7 +99,7 @@ impl Roster {
     }
 
     pub fn key_of(&self, name: &NodeId) -> Option<VerifyKey> {
-        self.active(name).ok().map(|e| e.sign.clone())
+        self.active(name).ok().map(|e| e.sign)
     }
 
     pub fn entries(&self) -> impl Iterator<Item = &Approved<Entry>> {
@@ -108,10 +116,19 @@ impl Roster {
                 return fail(Code::AlreadyExists, format!("{} is in the roster already", entry.name));
             }
             if entry.version != known.body().version + 1 || entry.parent != known.hash() {
-                return fail(Code::AlreadyExists, format!("{} is taken; a name is never used twice", entry.name));
+                return fail(
+                    Code::AlreadyExists,
+                    format!("{} is taken; a name is never used twice", entry.name),
+                );
             }
-            if entry.sign != known.body().sign || entry.kem != known.body().kem || entry.tls != known.body().tls {
-                return fail(Code::DuplicateKey, format!("a new version of {} must keep its keys", entry.name));
+            if entry.sign != known.body().sign
+                || entry.kem != known.body().kem
+                || entry.tls != known.body().tls
+            {
+                return fail(
+                    Code::DuplicateKey,
+                    format!("a new version of {} must keep its keys", entry.name),
+                );
             }
             return Ok(());
         }

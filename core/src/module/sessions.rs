@@ -13,9 +13,9 @@ use super::lease::Lease;
 use super::messages::{Answer, Called, Closed, Grant, Outcome, Refusal, SessionRequest};
 use super::state::{HeldEpoch, MAX_SESSIONS, State};
 use super::store;
-use crate::encoding::{Bytes, encode};
+use crate::encoding::{Bytes, digest, encode};
 use crate::error::{Code, Error, Result, fail};
-use crate::ids::{DomainId, NodeId, SessionId, ShareIndex};
+use crate::ids::{DomainId, Hash, NodeId, SessionId, ShareIndex};
 use crate::keys::kdf::domain_use_key;
 use crate::seal::hpke::{self, Info, KemPrivate, SUITE};
 use crate::seal::statement::Signed;
@@ -75,6 +75,12 @@ fn answer_info(request: &Signed<SessionRequest>, holder: &NodeId, index: ShareIn
     }
 }
 
+/// How an answer names its request: as signed, so that the same words signed by another member are another
+/// request.
+fn request_hash(request: &Signed<SessionRequest>) -> Hash {
+    Hash(digest("quorate/v1/session/signed-request", request.bytes()))
+}
+
 impl Module {
     /// Opens a session of `domain` as its requester: (session id, the signed request).
     pub fn open_session(&self, domain: &DomainId) -> Result<(SessionId, Vec<u8>)> {
@@ -110,7 +116,8 @@ impl Module {
         self.with(|s, now| {
             let grant = s.verify_hub::<Grant>(grant)?;
             let request = s.verify::<SessionRequest>(&grant.body().request.0)?;
-            let called: Vec<Called> = grant.body().called.iter().filter(|c| c.node == s.name).cloned().collect();
+            let called: Vec<Called> =
+                grant.body().called.iter().filter(|c| c.node == s.name).cloned().collect();
             if called.is_empty() {
                 return fail(Code::WrongRecipient, "this grant calls no index of this module");
             }
@@ -193,7 +200,13 @@ impl Module {
 
 impl State {
     /// One shard for one grant. Every check comes before the count; the count is durable before the seal.
-    fn give(&mut self, request: &Signed<SessionRequest>, term: u64, called: &Called, now: Duration) -> Result<Vec<u8>> {
+    fn give(
+        &mut self,
+        request: &Signed<SessionRequest>,
+        term: u64,
+        called: &Called,
+        now: Duration,
+    ) -> Result<Vec<u8>> {
         let r = request.body();
         let limits = self.charter(&r.domain)?.limits.clone();
         let held = self.current(&r.domain)?;
@@ -219,7 +232,7 @@ impl State {
         let answer = Answer {
             fleet: r.fleet,
             session: r.session,
-            request: request.hash(),
+            request: request_hash(request),
             domain,
             epoch,
             configuration: r.configuration,
@@ -250,7 +263,7 @@ impl State {
 
     fn take_share(&self, open: &mut OpenSession, answer: &Signed<Answer>) -> Result<()> {
         let (a, r) = (answer.body(), open.request.body());
-        if a.request != open.request.hash() || a.domain != r.domain {
+        if a.request != request_hash(&open.request) || a.domain != r.domain {
             return fail(Code::Replayed, "an answer to another request of this session");
         }
         if a.epoch != r.epoch || a.configuration != r.configuration {
@@ -258,7 +271,10 @@ impl State {
         }
         let held = self.current(&r.domain)?;
         if held.node_of(a.index) != Some(answer.signer()) {
-            return fail(Code::NotAMember, format!("{} does not hold index {}", answer.signer(), a.index.get()));
+            return fail(
+                Code::NotAMember,
+                format!("{} does not hold index {}", answer.signer(), a.index.get()),
+            );
         }
         if open.culprits.contains(&a.index) || open.shares.contains_key(&a.index) {
             return fail(Code::Replayed, format!("index {} has answered this session", a.index.get()));

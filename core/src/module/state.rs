@@ -54,7 +54,7 @@ pub struct State {
     pub sessions: HashMap<SessionId, OpenSession>,
     pub leases: BTreeMap<DomainId, Lease>,
     pub access: HashMap<String, Approved<AccessKey>>,
-    /// SigV4 signing keys by `access key id/date/region/service`.
+    /// `SigV4` signing keys by `access key id/date/region/service`.
     pub signing_keys: HashMap<String, Secret<32>>,
     pub keys: HashMap<[u8; 16], Signed<KeyRecord>>,
     pub aliases: HashMap<String, Signed<AliasRecord>>,
@@ -102,12 +102,12 @@ impl HeldEpoch {
 impl State {
     pub fn create(
         dir: &Path,
-        name: NodeId,
+        name: &NodeId,
         root: &Root<'_>,
         mut rng: Box<dyn CryptoRng + Send>,
         now: Duration,
     ) -> Result<Self> {
-        if name == NodeId::operator() {
+        if name == &NodeId::operator() {
             return fail(Code::NotAuthorized, "no module may be called operator");
         }
         let mut vault = Vault::create(dir, *root, &mut *rng)?;
@@ -116,7 +116,7 @@ impl State {
         let tls = TlsAuthority::generate(Authority::Module(name.clone()))?.pkcs8();
         vault.commit(
             &[
-                Change::Put { table: store::IDENTITY, id: store::ONLY, value: &encode(&name) },
+                Change::Put { table: store::IDENTITY, id: store::ONLY, value: &encode(name) },
                 Change::PutSecret { table: store::IDENTITY_KEYS, id: store::SIGN, value: sign.expose() },
                 Change::PutSecret { table: store::IDENTITY_KEYS, id: store::KEM, value: kem.expose() },
                 Change::PutSecret { table: store::IDENTITY_KEYS, id: store::TLS, value: &tls },
@@ -126,7 +126,12 @@ impl State {
         Self::load(vault, rng, now)
     }
 
-    pub fn open(dir: &Path, root: &Root<'_>, mut rng: Box<dyn CryptoRng + Send>, now: Duration) -> Result<Self> {
+    pub fn open(
+        dir: &Path,
+        root: &Root<'_>,
+        mut rng: Box<dyn CryptoRng + Send>,
+        now: Duration,
+    ) -> Result<Self> {
         let vault = Vault::open(dir, *root, &mut *rng)?;
         Self::load(vault, rng, now)
     }
@@ -141,7 +146,10 @@ impl State {
             Some(bytes) => stored::<u64>(&bytes)? + 1,
             None => 1,
         };
-        vault.commit(&[Change::Put { table: store::BOOT, id: store::ONLY, value: &encode(&boot) }], &mut *rng)?;
+        vault.commit(
+            &[Change::Put { table: store::BOOT, id: store::ONLY, value: &encode(&boot) }],
+            &mut *rng,
+        )?;
         let mut state = Self {
             vault,
             rng,
@@ -179,7 +187,7 @@ impl State {
     fn load_fleet(&mut self) -> Result<()> {
         let Some(pins) = self.vault.get(store::PINS, store::ONLY)? else { return Ok(()) };
         let pins: Pins = stored(&pins)?;
-        let (fleet, operator) = (pins.fleet, pins.operator.clone());
+        let (fleet, operator) = (pins.fleet, pins.operator);
         self.pins = Some(pins);
         if let Some(bytes) = self.vault.get(store::ROSTER, store::ONLY)? {
             self.roster = Some(Roster::open(&bytes, &fleet, &operator)?);
@@ -253,7 +261,9 @@ impl State {
     }
 
     pub fn pins(&self) -> Result<&Pins> {
-        self.pins.as_ref().ok_or_else(|| Error::new(Code::BadState, "this module belongs to no fleet yet; enrol it"))
+        self.pins
+            .as_ref()
+            .ok_or_else(|| Error::new(Code::BadState, "this module belongs to no fleet yet; enrol it"))
     }
 
     pub fn fleet(&self) -> Result<FleetId> {
@@ -261,7 +271,9 @@ impl State {
     }
 
     pub fn roster(&self) -> Result<&Roster> {
-        self.roster.as_ref().ok_or_else(|| Error::new(Code::BadState, "this module has no roster yet; enrol it"))
+        self.roster
+            .as_ref()
+            .ok_or_else(|| Error::new(Code::BadState, "this module has no roster yet; enrol it"))
     }
 
     pub fn key_of(&self) -> impl Fn(&NodeId) -> Option<VerifyKey> + '_ {
@@ -301,7 +313,10 @@ impl State {
     pub fn verify_hub<T: Statement>(&self, bytes: &[u8]) -> Result<Signed<T>> {
         let signed = self.verify::<T>(bytes)?;
         if signed.signer() != self.roster()?.hub() {
-            return fail(Code::NotAuthorized, format!("{} is signed by {}, which is not the hub", T::LABEL, signed.signer()));
+            return fail(
+                Code::NotAuthorized,
+                format!("{} is signed by {}, which is not the hub", T::LABEL, signed.signer()),
+            );
         }
         Ok(signed)
     }
@@ -332,7 +347,9 @@ fn must(vault: &Vault, table: &'static str, id: &[u8]) -> Result<Zeroizing<Vec<u
 }
 
 fn array<const N: usize>(bytes: &[u8]) -> Result<Zeroizing<[u8; N]>> {
-    let array = bytes.try_into().map_err(|_| Error::new(Code::VaultCorrupt, "a secret of the vault has a wrong length"))?;
+    let array = bytes
+        .try_into()
+        .map_err(|_| Error::new(Code::VaultCorrupt, "a secret of the vault has a wrong length"))?;
     Ok(Zeroizing::new(array))
 }
 

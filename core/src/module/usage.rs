@@ -96,7 +96,10 @@ impl Usage {
             return fail(Code::SlotBusy, "this shard serves another session");
         }
         if self.uses >= limits.uses_per_epoch {
-            return fail(Code::UseLimit, "this shard has reached its uses for this epoch; refresh the domain");
+            return fail(
+                Code::UseLimit,
+                "this shard has reached its uses for this epoch; refresh the domain",
+            );
         }
         let tokens = self.tokens_at(limits, now);
         if tokens < 1.0 {
@@ -114,8 +117,11 @@ impl Usage {
         if fence <= (self.reserved.term, self.reserved.fence) && self.uses <= self.reserved.uses {
             return Ok(None);
         }
-        self.reserved =
-            Reserved { term: fence.0, fence: fence.1.saturating_add(BLOCK), uses: self.uses.saturating_add(BLOCK) };
+        self.reserved = Reserved {
+            term: fence.0,
+            fence: fence.1.saturating_add(BLOCK),
+            uses: self.uses.saturating_add(BLOCK),
+        };
         Ok(Some(self.reserved.clone()))
     }
 

@@ -53,8 +53,24 @@ pub fn unverified(bytes: &[u8]) -> Result<View> {
     }
     let (label, _) = statement::peek(bytes)?;
     dispatch!(
-        label.as_str(), open, Roster, EnrolRequest, Rekey, Plan, PlanKey, Dealing, Configuration, Prepared, Activated,
-        SessionRequest, Grant, Answer, Refusal, Closed, KeyRecord, AliasRecord
+        label.as_str(),
+        open,
+        Roster,
+        EnrolRequest,
+        Rekey,
+        Plan,
+        PlanKey,
+        Dealing,
+        Configuration,
+        Prepared,
+        Activated,
+        SessionRequest,
+        Grant,
+        Answer,
+        Refusal,
+        Closed,
+        KeyRecord,
+        AliasRecord
     )
 }
 
@@ -89,7 +105,22 @@ pub fn verified(s: &State, bytes: &[u8]) -> Result<View> {
         return approved!(label.as_str(), by_operator, FleetInfo, Entry, Token, Charter, AccessKey);
     }
     dispatch!(
-        label.as_str(), signed, Roster, Rekey, Plan, PlanKey, Dealing, Configuration, Prepared, Activated,
-        SessionRequest, Grant, Answer, Refusal, Closed, KeyRecord, AliasRecord
+        label.as_str(),
+        signed,
+        Roster,
+        Rekey,
+        Plan,
+        PlanKey,
+        Dealing,
+        Configuration,
+        Prepared,
+        Activated,
+        SessionRequest,
+        Grant,
+        Answer,
+        Refusal,
+        Closed,
+        KeyRecord,
+        AliasRecord
     )
 }

@@ -39,8 +39,21 @@ fn opens(creation: &Creation, x: u8, seed: &[u8]) -> bool {
 /// Every 32 bytes that a vault keeps, wherever they stand.
 fn loot(fleet: &Fleet, name: &str) -> Vec<Vec<u8>> {
     const TABLES: [&str; 15] = [
-        "identity", "identity-keys", "pins", "boot", "roster", "fleet-key", "charter", "burnt", "dealt", "epoch",
-        "share", "usage", "access", "key", "alias",
+        "identity",
+        "identity-keys",
+        "pins",
+        "boot",
+        "roster",
+        "fleet-key",
+        "charter",
+        "burnt",
+        "dealt",
+        "epoch",
+        "share",
+        "usage",
+        "access",
+        "key",
+        "alias",
     ];
     let secrets = TABLES.iter().flat_map(|table| fleet.stolen_secrets(name, table));
     secrets

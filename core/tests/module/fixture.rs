@@ -30,6 +30,9 @@ pub const HOLDERS: u8 = 5;
 /// Belongs to the fleet, and to no domain.
 pub const OUTSIDER: u8 = 6;
 
+/// More than the fences that a restart counts as used: a hub that is told so jumps ahead as far.
+const RESERVED: u64 = 100;
+
 static COUNTER: AtomicU64 = AtomicU64::new(1);
 
 /// A directory of this process, removed when dropped.
@@ -95,8 +98,17 @@ impl Fleet {
         let hub_entry = operator.approve_entry(&request, NOW).expect("an entry").0;
         hub.found_fleet(&hub_entry).expect("founded");
         let charter = operator.charter(charter(), None).expect("a charter");
-        let mut fleet =
-            Self { clock, operator, hub, hub_entry, charter, nodes: BTreeMap::new(), fence: 0, places: BTreeMap::new(), dir };
+        let mut fleet = Self {
+            clock,
+            operator,
+            hub,
+            hub_entry,
+            charter,
+            nodes: BTreeMap::new(),
+            fence: 0,
+            places: BTreeMap::new(),
+            dir,
+        };
         for n in 1..=OUTSIDER {
             fleet.enrol(n);
         }
@@ -156,6 +168,7 @@ impl Fleet {
     /// Stops and starts a node's module.
     pub fn reopen(&mut self, n: u8) {
         self.node(n).close();
+        self.fence += RESERVED;
         let module = open(&self.place(&format!("node-{n}")), &self.clock);
         self.nodes.insert(n, module);
     }
@@ -164,6 +177,7 @@ impl Fleet {
     pub fn crash(&mut self, n: u8) {
         let name = format!("node-{n}");
         let place = self.copy_of(&name);
+        self.fence += RESERVED;
         self.nodes.insert(n, open(&place, &self.clock));
         self.places.insert(name, place);
     }
@@ -177,14 +191,20 @@ impl Fleet {
 
     /// Every record of a table in a stolen vault.
     pub fn stolen_secrets(&self, name: &str, table: Table) -> Vec<(Vec<u8>, Vec<u8>)> {
-        let vault = Vault::open(&self.copy_of(name), Root::KeyFile, &mut rng()).expect("the root is stolen too");
+        let vault =
+            Vault::open(&self.copy_of(name), Root::KeyFile, &mut rng()).expect("the root is stolen too");
         vault.list(table).expect("listed").into_iter().map(|(id, value)| (id, value.to_vec())).collect()
     }
 
     /// `body` signed with the stolen key of module `name`, as that module.
     pub fn forge<T: Statement>(&self, name: &str, body: T) -> Vec<u8> {
-        let signer = NodeId::new(name).expect("a label");
-        statement::sign(body, &self.operator.fleet(), &signer, &self.stolen_key(name)).bytes().to_vec()
+        self.forge_as(name, name, body)
+    }
+
+    /// `body` signed with the stolen key of module `thief`, in the name of `signer`.
+    pub fn forge_as<T: Statement>(&self, thief: &str, signer: &str, body: T) -> Vec<u8> {
+        let signer = NodeId::new(signer).expect("a label");
+        statement::sign(body, &self.operator.fleet(), &signer, &self.stolen_key(thief)).bytes().to_vec()
     }
 
     /// `body` as if the operator had signed it, but with the stolen key of module `name`.
@@ -393,7 +413,8 @@ pub fn one<T>(list: Vec<T>) -> T {
 }
 
 pub fn new_operator(dir: &Path) -> Operator {
-    Operator::create(dir, &Root::KeyFile, "us-east-1", "000000000000", NOW, Box::new(rng())).expect("an operator")
+    Operator::create(dir, &Root::KeyFile, "us-east-1", "000000000000", NOW, Box::new(rng()))
+        .expect("an operator")
 }
 
 /// A generator that no other call of this process has given.
@@ -407,7 +428,7 @@ fn sources(clock: &Arc<VirtualClock>) -> Sources {
 
 fn create(dir: &Path, name: &str, clock: &Arc<VirtualClock>) -> Module {
     let id = NodeId::new(name).expect("a label");
-    Module::create(&dir.join(name), id, &Root::KeyFile, sources(clock)).expect("a module")
+    Module::create(&dir.join(name), &id, &Root::KeyFile, sources(clock)).expect("a module")
 }
 
 fn open(dir: &Path, clock: &Arc<VirtualClock>) -> Module {

@@ -3,8 +3,12 @@
 //!
 //! Here: what a command lets through. Not here: arithmetic (`tests/sharing`), encodings (`seal`), sockets.
 
+mod access;
 mod dealings;
+mod enrolment;
 mod fixture;
 mod happy_path;
+mod keys;
+mod messages;
 mod plans;
 mod sessions;

@@ -7,7 +7,9 @@ use quorate_core::module::Learnt;
 use quorate_core::module::messages::{Charter, Dealer, Mode, Plan, Purpose, Role};
 use quorate_core::seal::statement;
 
-use crate::fixture::{Fleet, THRESHOLD, charter, index, node_id, one, order, refused, refused_record, said, seat};
+use crate::fixture::{
+    Fleet, THRESHOLD, charter, index, node_id, one, order, refused, refused_record, said, seat,
+};
 
 /// Changes one field of an honest plan.
 type Change = fn(&mut Plan);
@@ -84,12 +86,7 @@ fn n92_only_the_hub_plans() {
 fn n92_a_hub_signs_no_charter() {
     let fleet = Fleet::founded();
     let known = statement::read_approved::<Charter>(&fleet.charter).expect("a charter");
-    let lower = Charter {
-        version: 2,
-        parent: known.hash(),
-        threshold_floor: 2,
-        ..known.body().clone()
-    };
+    let lower = Charter { version: 2, parent: known.hash(), threshold_floor: 2, ..known.body().clone() };
     let forged = fleet.forge_approval("hub", &lower);
     assert_eq!(refused_record(fleet.node(1), &forged), Code::BadSignature);
     refused(fleet.node(1).accept_plan(&fleet.plan(1), &forged), Code::BadSignature);
@@ -99,7 +96,7 @@ fn n92_a_hub_signs_no_charter() {
 
 #[test]
 fn n92_a_charter_names_the_root_that_holders_must_have() {
-    let mut fleet = Fleet::founded();
+    let fleet = Fleet::founded();
     let strict = Charter { root_rule: "pkcs11".to_owned(), ..charter() };
     let strict = fleet.operator.charter(strict, Some(&fleet.charter)).expect("signed");
     let strict_hash = statement::read_approved::<Charter>(&strict).expect("a charter").hash();
@@ -112,9 +109,12 @@ fn n92_a_charter_names_the_root_that_holders_must_have() {
 fn n66_a_charter_never_goes_back() {
     let mut fleet = Fleet::founded();
     let first = fleet.charter.clone();
-    let second = fleet.operator.charter(Charter { threshold_floor: 4, ..charter() }, Some(&first)).expect("signed");
-    let rival = fleet.operator.charter(Charter { threshold_floor: 2, ..charter() }, Some(&first)).expect("signed");
-    let orphan = fleet.operator.charter(Charter { threshold_floor: 2, ..charter() }, Some(&rival)).expect("signed");
+    let second =
+        fleet.operator.charter(Charter { threshold_floor: 4, ..charter() }, Some(&first)).expect("signed");
+    let rival =
+        fleet.operator.charter(Charter { threshold_floor: 2, ..charter() }, Some(&first)).expect("signed");
+    let orphan =
+        fleet.operator.charter(Charter { threshold_floor: 2, ..charter() }, Some(&rival)).expect("signed");
     fleet.tell_all(std::slice::from_ref(&second));
     for stale in [&first, &rival, &orphan] {
         assert_eq!(refused_record(fleet.node(1), stale), Code::StaleVersion);
@@ -126,7 +126,7 @@ fn n66_a_charter_never_goes_back() {
 
 #[test]
 fn n06_a_threshold_is_two_or_more_and_below_the_number_of_shards() {
-    let mut fleet = Fleet::founded();
+    let fleet = Fleet::founded();
     for threshold in [0, 1, 2, 5, 6, 255] {
         let mut bad = order(1);
         bad.threshold = threshold;

@@ -4,8 +4,10 @@
 use std::time::Duration;
 
 use quorate_core::error::Code;
-use quorate_core::ids::{Epoch, Hash, NodeId, SessionId};
-use quorate_core::module::messages::{Answer, Called, Charter, Closed, Grant, Limits, Outcome, SessionRequest};
+use quorate_core::ids::{Epoch, Hash, SessionId};
+use quorate_core::module::messages::{
+    Answer, Called, Charter, Closed, Grant, Limits, Outcome, SessionRequest,
+};
 
 use crate::fixture::{Fleet, charter, domain, index, node_id, refused, said};
 
@@ -136,8 +138,7 @@ fn n55_a_hub_neither_invents_nor_redirects_a_request() {
         assert_eq!(fleet.refusal(2, &grant).reason, "not_a_member");
     }
     // In a member's name, with the hub's own key.
-    let mut altered = request.clone();
-    *altered.last_mut().expect("a signature") ^= 1;
+    let altered = fleet.forge_as("hub", "node-1", honest);
     let called = vec![Called { index: index(2), node: node_id(2), fence: 50 }];
     let grant = Grant {
         fleet: fleet.operator.fleet(),
@@ -152,7 +153,10 @@ fn n55_a_hub_neither_invents_nor_redirects_a_request() {
     // A grant that calls nobody here, or an index that is not here.
     let elsewhere = fleet.grant(&request, &[3]);
     refused(fleet.node(2).answer(&elsewhere), Code::WrongRecipient);
-    refused(fleet.node(2).answer(&fleet.hub.grant(&request, 1, Vec::new()).expect("granted")), Code::WrongRecipient);
+    refused(
+        fleet.node(2).answer(&fleet.hub.grant(&request, 1, Vec::new()).expect("granted")),
+        Code::WrongRecipient,
+    );
     let wrong = vec![Called { index: index(3), ..called[0].clone() }];
     let wrong = fleet.hub.grant(&request, 1, wrong).expect("granted");
     assert_eq!(fleet.refusal(2, &wrong).reason, "bad_index");
@@ -235,7 +239,7 @@ fn n57_a_slot_is_freed_by_its_requester_or_by_time() {
     let grant = fleet.grant(&other, &[2]);
     fleet.answer(2, &grant);
     let (_, third) = fleet.open_session(5);
-    fleet.clock.advance(SLOT_TTL - Duration::from_millis(1));
+    fleet.clock.advance(SLOT_TTL.checked_sub(Duration::from_millis(1)).unwrap());
     let grant = fleet.grant(&third, &[2]);
     assert_eq!(fleet.refusal(2, &grant).reason, "slot_busy");
     fleet.clock.advance(Duration::from_millis(1));
@@ -250,7 +254,7 @@ fn n57_a_slot_is_freed_by_its_requester_or_by_time() {
 
 #[test]
 fn n57_an_older_grant_finds_no_shard() {
-    let mut fleet = Fleet::ready();
+    let fleet = Fleet::ready();
     let (_, late) = fleet.open_session(1);
     let late = fleet.grant_at(&late, &[2], 10);
     let (_, early) = fleet.open_session(4);
@@ -294,7 +298,8 @@ fn n58_a_crash_never_refunds_a_use() {
 fn n58_a_restart_renews_no_limit() {
     let mut fleet = Fleet::founded();
     let limits = Limits { uses_per_epoch: 2, ..charter().limits };
-    let tight = fleet.operator.charter(Charter { limits, ..charter() }, Some(&fleet.charter)).expect("signed");
+    let tight =
+        fleet.operator.charter(Charter { limits, ..charter() }, Some(&fleet.charter)).expect("signed");
     fleet.tell_all(std::slice::from_ref(&tight));
     fleet.charter = tight;
     fleet.create_epoch(1);
@@ -321,7 +326,7 @@ fn a_rate_holds_back_a_burst() {
     fleet.tell_all(std::slice::from_ref(&slow));
     fleet.charter = slow;
     fleet.create_epoch(1);
-    let mut ask = |fleet: &mut Fleet| {
+    let ask = |fleet: &mut Fleet| {
         let (session, request) = fleet.open_session(1);
         let closed = fleet.node(1).abandon(session, Outcome::Expired).expect("closed");
         (fleet.grant(&request, &[2]), closed)
@@ -340,7 +345,7 @@ fn a_rate_holds_back_a_burst() {
 
 #[test]
 fn n97_a_jump_of_fences_is_refused_and_exhausts_nothing() {
-    let mut fleet = Fleet::ready();
+    let fleet = Fleet::ready();
     let (_, request) = fleet.open_session(1);
     for far in [u64::MAX, (1 << 32) + 1] {
         let refusal = fleet.refusal(2, &fleet.grant_at(&request, &[2], far));
@@ -386,5 +391,4 @@ fn a_prepared_epoch_gives_no_shard() {
     let grant = fleet.grant(&request, &[2]);
     let refusal = fleet.refusal(2, &grant);
     assert_eq!((refusal.reason.as_str(), refusal.index), ("not_a_member", index(2)));
-    assert_eq!(NodeId::hub().as_str(), "hub");
 }

@@ -1,0 +1,104 @@
+//! Fleet messages between modules: what is refused as a repeat, as stale, as not for this module.
+
+use quorate_core::error::Code;
+use quorate_core::ids::NodeId;
+
+use crate::fixture::{Fleet, node_id, refused};
+
+const HELLO: &str = "link/hello";
+
+/// Two nodes that have greeted each other.
+fn greeted() -> Fleet {
+    let fleet = Fleet::founded();
+    greet(&fleet, 1, 2);
+    greet(&fleet, 2, 1);
+    fleet
+}
+
+fn greet(fleet: &Fleet, from: u8, to: u8) -> Vec<u8> {
+    let hello = fleet.node(from).seal(&node_id(to), HELLO, b"").expect("sealed");
+    fleet.node(to).open_message(&hello).expect("opened");
+    hello
+}
+
+fn say(fleet: &Fleet, from: u8, to: u8) -> Vec<u8> {
+    fleet.node(from).seal(&node_id(to), "session/answer", b"said").expect("sealed")
+}
+
+#[test]
+fn n56_a_message_is_opened_once() {
+    let fleet = greeted();
+    let (first, second) = (say(&fleet, 1, 2), say(&fleet, 1, 2));
+    fleet.node(2).open_message(&second).expect("opened");
+    fleet.node(2).open_message(&first).expect("late, and new");
+    for again in [&first, &second] {
+        refused(fleet.node(2).open_message(again), Code::Replayed);
+    }
+    let hello = greet(&fleet, 1, 2);
+    refused(fleet.node(2).open_message(&hello), Code::Replayed);
+}
+
+#[test]
+fn n56_a_restarted_receiver_opens_no_older_message() {
+    let mut fleet = greeted();
+    let (seen, unseen) = (say(&fleet, 1, 2), say(&fleet, 1, 2));
+    fleet.node(2).open_message(&seen).expect("opened");
+    fleet.reopen(2);
+    for older in [&seen, &unseen] {
+        refused(fleet.node(2).open_message(older), Code::StaleBoot);
+    }
+    // Even once the two have greeted each other again.
+    greet(&fleet, 1, 2);
+    greet(&fleet, 2, 1);
+    for older in [&seen, &unseen] {
+        refused(fleet.node(2).open_message(older), Code::StaleBoot);
+    }
+    fleet.node(2).open_message(&say(&fleet, 1, 2)).expect("opened");
+}
+
+#[test]
+fn n56_a_restarted_sender_is_not_heard_in_its_former_life() {
+    let mut fleet = greeted();
+    let unseen = say(&fleet, 1, 2);
+    let hello = fleet.node(1).seal(&node_id(2), HELLO, b"").expect("sealed");
+    fleet.reopen(1);
+    greet(&fleet, 1, 2);
+    for former in [&unseen, &hello] {
+        refused(fleet.node(2).open_message(former), Code::StaleBoot);
+    }
+    refused(fleet.node(1).seal(&node_id(2), "session/answer", b""), Code::BadState);
+    greet(&fleet, 2, 1);
+    fleet.node(2).open_message(&say(&fleet, 1, 2)).expect("opened");
+}
+
+#[test]
+fn a_module_speaks_to_nobody_who_has_not_said_hello() {
+    let fleet = Fleet::founded();
+    refused(fleet.node(1).seal(&node_id(2), "session/answer", b""), Code::BadState);
+    greet(&fleet, 2, 1);
+    let message = say(&fleet, 1, 2);
+    refused(fleet.node(2).open_message(&message), Code::StaleBoot);
+}
+
+#[test]
+fn a_message_is_opened_by_its_receiver_only() {
+    let fleet = greeted();
+    greet(&fleet, 1, 3);
+    let message = say(&fleet, 1, 2);
+    refused(fleet.node(3).open_message(&message), Code::WrongRecipient);
+    let mut altered = message;
+    *altered.last_mut().expect("a signature") ^= 1;
+    refused(fleet.node(2).open_message(&altered), Code::BadSignature);
+    refused(fleet.node(1).seal(&NodeId::new("node-9").expect("a label"), HELLO, b""), Code::NotAMember);
+}
+
+#[test]
+fn a_fleet_key_is_for_one_module_and_one_fleet_epoch() {
+    let fleet = Fleet::founded();
+    let rekey = fleet.hub.rekey_for(&node_id(2)).expect("a rekey");
+    refused(fleet.node(1).accept_rekey(&rekey), Code::WrongRecipient);
+    fleet.node(2).accept_rekey(&rekey).expect("the known key again");
+    let by_a_node =
+        fleet.forge("node-3", crate::fixture::said::<quorate_core::module::messages::Rekey>(&rekey));
+    refused(fleet.node(2).accept_rekey(&by_a_node), Code::NotAuthorized);
+}
