@@ -176,7 +176,8 @@ fn n92_two_rosters_of_one_version_are_not_believed() {
     node.install_roster(&next).expect("installed");
     node.install_roster(&next).expect("and again");
     refused(node.install_roster(&known), Code::StaleVersion);
-    // The same version without its newcomer; a higher one that leaves somebody out, or has another parent.
+    // The same version in another order, or without its newcomer; a higher one that leaves somebody out, or has another parent.
+    refused(node.install_roster(&forge(&next, |r| r.entries.reverse())), Code::StaleVersion);
     refused(node.install_roster(&forge(&next, |r| drop(r.entries.pop()))), Code::StaleVersion);
     refused(
         node.install_roster(&forge(&next, |r| (r.version, r.parent) = (r.version + 1, Hash([1; 32])))),
