@@ -6,7 +6,7 @@ use quorate_core::ids::{Hash, NodeId};
 use quorate_core::module::messages::{EnrolRequest, Entry, Role, Roster, Standing, Token};
 use quorate_core::seal::statement;
 
-use crate::fixture::{Fleet, NOW, new_operator, node_id, refused, said};
+use crate::fixture::{Fleet, NOW, node_id, refused, said};
 
 fn label(name: &str) -> NodeId {
     NodeId::new(name).expect("a label")
@@ -223,9 +223,7 @@ fn a_module_is_pinned_to_one_operator_for_good() {
     refused(other.node(1).pin(fleet.operator.fleet_info(), &fleet.operator.public()), Code::WrongFleet);
     refused(other.hub.pin(other.operator.fleet_info(), &fleet.operator.public()), Code::BadSignature);
     fleet.reopen(1);
-    let stranger =
-        new_operator(&std::env::temp_dir().join(format!("quorate-operator-{}", std::process::id())));
-    refused(fleet.node(1).pin(stranger.fleet_info(), &stranger.public()), Code::WrongFleet);
+    refused(fleet.node(1).pin(other.operator.fleet_info(), &other.operator.public()), Code::WrongFleet);
 }
 
 #[test]

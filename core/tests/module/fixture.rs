@@ -419,7 +419,7 @@ pub fn one<T>(list: Vec<T>) -> T {
     }
 }
 
-pub fn new_operator(dir: &Path) -> Operator {
+fn new_operator(dir: &Path) -> Operator {
     Operator::create(dir, &Root::KeyFile, "us-east-1", "000000000000", NOW, Box::new(rng()))
         .expect("an operator")
 }
