@@ -8,19 +8,16 @@ use std::time::Duration;
 use zeroize::Zeroizing;
 
 use super::Module;
-use super::messages::{
-    Activated, Charter, Configuration, DealerKind, Dealing, Mode, Plan, PlanKey, Prepared, Purpose, Role,
-    Seat,
-};
-use super::state::{HeldEpoch, OpenPlan, State, carried, unknown_domain};
+use super::messages::{Activated, Configuration, Dealing, Plan, PlanKey, Prepared, Seat};
+use super::state::{HeldEpoch, OpenPlan, State, carried};
 use super::store::{self, EpochRecord};
 use super::usage::{Reserved, Usage};
 use crate::encoding::{Bytes, digest, encode};
 use crate::error::{Code, Error, Result, fail};
-use crate::ids::{DomainId, Epoch, Hash, NodeId, ShareIndex};
+use crate::ids::{Hash, NodeId, ShareIndex};
 use crate::seal::hpke::{self, Info, KemPrivate, SUITE};
 use crate::seal::statement::Signed;
-use crate::sharing::{self, Constant, Shape, Share, Threshold, Weight};
+use crate::sharing::{self, Constant, Share, Threshold, Weight};
 use crate::vault::Change;
 
 /// An epoch at its member: configuration, whether it is current, the member's indices, the threshold.
@@ -360,7 +357,6 @@ impl State {
         }
         Ok(())
     }
-
 }
 
 fn open_sub_share(
