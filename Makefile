@@ -4,7 +4,7 @@ PY := .venv/bin/python
 FILE ?=
 export CARGO_TARGET_DIR := $(CURDIR)/core/target
 
-.PHONY: help setup demo test check rust bench lock testing-core clean
+.PHONY: help setup demo test check rust bench attacks lock testing-core clean
 
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -33,6 +33,9 @@ test: check rust testing-core ## every test; CI calls exactly this
 
 bench: testing-core ## cold session and its parts, measured in one run
 	$(PY) bench/fleet.py
+
+attacks: ## fill in which tests show what in docs/attacks.md
+	@python3 scripts/attacks.py
 
 lock: setup ## write constraints.txt from .venv
 	@scripts/lock.sh

@@ -13,6 +13,6 @@ if [ -n "$missing" ]; then
     $as_root apt-get update -qq && $as_root apt-get install -y -qq --no-install-recommends $missing >&2
 fi
 if ! command -v cargo >/dev/null 2>&1; then
-    echo "setup: Rust 1.88 or later is needed (cargo was not found); install it from https://rustup.rs, then run this again" >&2
+    echo "setup: Rust 1.89 or later is needed (cargo was not found); install it from https://rustup.rs, then run this again" >&2
     exit 1
 fi

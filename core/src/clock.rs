@@ -1,4 +1,4 @@
-//! Time for leases and slots: CLOCK_BOOTTIME, which counts through suspend and never jumps back.
+//! Time for leases and slots: `CLOCK_BOOTTIME`, which counts through suspend and never jumps back.
 //! Wall clocks are not used in the core.
 
 use std::time::Duration;
@@ -8,7 +8,7 @@ pub trait Clock: Send + Sync {
     fn now(&self) -> Duration;
 }
 
-/// The system's CLOCK_BOOTTIME.
+/// The system's `CLOCK_BOOTTIME`.
 pub struct BootClock;
 
 impl Clock for BootClock {

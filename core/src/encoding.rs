@@ -53,7 +53,10 @@ impl View {
                 Some(n) if n <= MAX_ITEMS => {
                     (0..n).map(|_| Self::get_at(from, depth - 1)).collect::<Result<_>>().map(Self::List)
                 }
-                _ => fail(Code::TooLarge, format!("a list is over the limit of {MAX_ITEMS} items, or has no length")),
+                _ => fail(
+                    Code::TooLarge,
+                    format!("a list is over the limit of {MAX_ITEMS} items, or has no length"),
+                ),
             },
             other => fail(Code::BadEncoding, format!("{other} has no place in a message")),
         }

@@ -3,6 +3,8 @@
 //!
 //! `src/quorate/_core.pyi` states this interface for Python, with its docstrings.
 
+#![expect(clippy::needless_pass_by_value, reason = "PyO3 extracts owned values")]
+
 use std::path::PathBuf;
 
 use pyo3::exceptions::{PyTypeError, PyValueError};
@@ -15,8 +17,8 @@ use crate::error::{Code, Error, Result};
 use crate::hardening;
 use crate::ids::{DomainId, Epoch, Hash, NodeId, SessionId, ShareIndex};
 use crate::module::messages::{
-    AccessKey, AccessRole, Allowed, Called, Charter, Dealer, DealerKind, Invitation, KeyState, Limits, Mode, Outcome,
-    Purpose, Role, Seat, Tag,
+    AccessKey, AccessRole, Allowed, Called, Charter, Dealer, DealerKind, Invitation, KeyState, Limits, Mode,
+    Outcome, Purpose, Role, Seat, Tag,
 };
 use crate::module::operator::{Invite, Operator};
 use crate::module::{
@@ -312,7 +314,7 @@ impl PyOperator {
         root_rule: String,
         parent: Option<&[u8]>,
     ) -> PyResult<Bound<'py, PyBytes>> {
-        let made = (|| {
+        let statement = (|| {
             let allowed = allowed
                 .iter()
                 .map(|(n, r)| Ok(Allowed { node: NodeId::new(n.as_str())?, role: Role::parse(r)? }))
@@ -332,7 +334,7 @@ impl PyOperator {
             };
             operator.charter(charter, parent)
         })();
-        Ok(bytes(py, &check(py, made)?))
+        Ok(bytes(py, &check(py, statement)?))
     }
 
     fn new_access_secret<'py>(
@@ -449,12 +451,22 @@ impl PyModule_ {
     }
 
     #[pyo3(signature = (*, zone, address))]
-    fn enrol_request_hub<'py>(&self, py: Python<'py>, zone: &str, address: &str) -> PyResult<Bound<'py, PyBytes>> {
+    fn enrol_request_hub<'py>(
+        &self,
+        py: Python<'py>,
+        zone: &str,
+        address: &str,
+    ) -> PyResult<Bound<'py, PyBytes>> {
         Ok(bytes(py, &run(py, || self.0.enrol_request_hub(zone, address))?))
     }
 
     #[pyo3(signature = (invitation, *, address))]
-    fn enrol_request<'py>(&self, py: Python<'py>, invitation: &str, address: &str) -> PyResult<Bound<'py, PyBytes>> {
+    fn enrol_request<'py>(
+        &self,
+        py: Python<'py>,
+        invitation: &str,
+        address: &str,
+    ) -> PyResult<Bound<'py, PyBytes>> {
         let invitation = read_invitation(py, invitation)?;
         Ok(bytes(py, &run(py, || self.0.enrol_request(&invitation, address))?))
     }
@@ -506,7 +518,11 @@ impl PyModule_ {
         Ok(bytes(py, &run(py, || self.0.seal(&to, kind, body))?))
     }
 
-    fn open_message<'py>(&self, py: Python<'py>, message: &[u8]) -> PyResult<(String, String, Bound<'py, PyBytes>)> {
+    fn open_message<'py>(
+        &self,
+        py: Python<'py>,
+        message: &[u8],
+    ) -> PyResult<(String, String, Bound<'py, PyBytes>)> {
         let (from, kind, body) = run(py, || self.0.open_message(message))?;
         Ok((from.to_string(), kind, bytes(py, &body)))
     }
@@ -566,7 +582,11 @@ impl PyModule_ {
             let committee = committee
                 .iter()
                 .map(|(x, n, r)| {
-                    Ok(Seat { index: ShareIndex::new(*x)?, node: NodeId::new(n.as_str())?, role: Role::parse(r)? })
+                    Ok(Seat {
+                        index: ShareIndex::new(*x)?,
+                        node: NodeId::new(n.as_str())?,
+                        role: Role::parse(r)?,
+                    })
                 })
                 .collect::<Result<_>>()?;
             let purpose = Purpose::parse(purpose)?;
@@ -576,7 +596,12 @@ impl PyModule_ {
         Ok(bytes(py, &made))
     }
 
-    fn configure<'py>(&self, py: Python<'py>, plan: &[u8], dealings: Vec<Vec<u8>>) -> PyResult<Bound<'py, PyBytes>> {
+    fn configure<'py>(
+        &self,
+        py: Python<'py>,
+        plan: &[u8],
+        dealings: Vec<Vec<u8>>,
+    ) -> PyResult<Bound<'py, PyBytes>> {
         Ok(bytes(py, &run(py, || self.0.configure(plan, &dealings))?))
     }
 
@@ -609,7 +634,12 @@ impl PyModule_ {
         Ok(bytes(py, &run(py, || self.0.reseal_access_secret(access_key_id, sealed))?))
     }
 
-    fn accept_plan<'py>(&self, py: Python<'py>, plan: &[u8], charter: &[u8]) -> PyResult<Vec<Bound<'py, PyBytes>>> {
+    fn accept_plan<'py>(
+        &self,
+        py: Python<'py>,
+        plan: &[u8],
+        charter: &[u8],
+    ) -> PyResult<Vec<Bound<'py, PyBytes>>> {
         Ok(all_bytes(py, &run(py, || self.0.accept_plan(plan, charter))?))
     }
 
@@ -672,7 +702,11 @@ impl PyModule_ {
             .collect()
     }
 
-    fn configuration<'py>(&self, py: Python<'py>, domain_name: &str) -> PyResult<Option<Bound<'py, PyBytes>>> {
+    fn configuration<'py>(
+        &self,
+        py: Python<'py>,
+        domain_name: &str,
+    ) -> PyResult<Option<Bound<'py, PyBytes>>> {
         let name = domain(py, domain_name)?;
         let held = check(py, self.0.epochs())?;
         let current = held.iter().rev().find(|(c, current, ..)| *current && c.body().domain == name);
@@ -689,7 +723,11 @@ impl PyModule_ {
         Ok((bytes(py, &session.0), bytes(py, &request)))
     }
 
-    fn answer<'py>(&self, py: Python<'py>, grant: &[u8]) -> PyResult<Vec<(&'static str, Bound<'py, PyBytes>)>> {
+    fn answer<'py>(
+        &self,
+        py: Python<'py>,
+        grant: &[u8],
+    ) -> PyResult<Vec<(&'static str, Bound<'py, PyBytes>)>> {
         let answers = run(py, || self.0.answer(grant))?;
         Ok(answers
             .iter()
@@ -706,7 +744,8 @@ impl PyModule_ {
         out.set_item("state", if progress.closed.is_some() { "combined" } else { "collecting" })?;
         out.set_item("have", progress.have)?;
         out.set_item("need", progress.need)?;
-        let culprits: Vec<(u8, String)> = progress.culprits.iter().map(|(x, n)| (x.get(), n.to_string())).collect();
+        let culprits: Vec<(u8, String)> =
+            progress.culprits.iter().map(|(x, n)| (x.get(), n.to_string())).collect();
         out.set_item("culprits", culprits)?;
         out.set_item("closed", progress.closed.map(|b| bytes(py, &b)))?;
         Ok(out)
@@ -858,8 +897,9 @@ impl PyModule_ {
         string_to_sign: &[u8],
         signature: &str,
     ) -> PyResult<(String, &'static str)> {
-        let (user, role) =
-            run(py, || self.0.check_signature(access_key_id, date, region, service, string_to_sign, signature))?;
+        let (user, role) = run(py, || {
+            self.0.check_signature(access_key_id, date, region, service, string_to_sign, signature)
+        })?;
         Ok((user, role.as_str()))
     }
 

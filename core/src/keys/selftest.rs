@@ -37,7 +37,7 @@ struct Answers {
     hmac_sha256: [u8; 32],
     /// HKDF-SHA-512: Wycheproof `hkdf_sha512`, test 57.
     hkdf_sha512: [u8; 42],
-    /// AES-256-GCM: test case 16 of McGrew and Viega, "The Galois/Counter Mode of Operation".
+    /// AES-256-GCM: test case 16 of `McGrew` and Viega, "The Galois/Counter Mode of Operation".
     gcm_ciphertext: [u8; 60],
     gcm_tag: [u8; 16],
     /// Ed25519: RFC 8032 §7.1, test 2.

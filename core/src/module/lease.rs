@@ -101,7 +101,7 @@ mod tests {
     #[test]
     fn a_lease_ends_by_time_to_the_nanosecond() {
         let mut l = lease();
-        let last = T0 + Duration::from_nanos(29_999_999_999);
+        let last = (T0 + Duration::from_secs(30)).checked_sub(Duration::from_nanos(1)).unwrap();
         l.spend(last).expect("within");
         assert_eq!(l.spend(T0 + Duration::from_secs(30)).expect_err("over").code, Code::NoLease);
     }

@@ -162,7 +162,12 @@ mod tests {
     fn n57_a_slot_is_taken_until_its_ttl_and_a_fence_never_falls() {
         let mut u = fresh();
         u.take(session(1), (1, 1), &LIMITS, T0).expect("free");
-        let busy = u.take(session(2), (1, 2), &LIMITS, T0 + Duration::from_nanos(1_199_999_999));
+        let busy = u.take(
+            session(2),
+            (1, 2),
+            &LIMITS,
+            (T0 + SLOT_TTL).checked_sub(Duration::from_nanos(1)).unwrap(),
+        );
         assert_eq!(busy.expect_err("busy").code, Code::SlotBusy);
         u.take(session(3), (1, 3), &LIMITS, T0 + SLOT_TTL).expect("free after the TTL");
         u.release(session(3).0, &node("a"));

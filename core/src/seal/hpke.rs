@@ -216,7 +216,7 @@ fn open_with(
     Ok(plaintext)
 }
 
-/// X-Wing's EncapsulateDerand: the shared secret and the encapsulation.
+/// X-Wing's `EncapsulateDerand`: the shared secret and the encapsulation.
 fn encapsulate(to: &KemPublic, seed: &[u8; ENCAPS_SEED_LEN]) -> Result<(Zeroizing<Vec<u8>>, Vec<u8>)> {
     let weak = |_| Error::new(Code::WeakKey, "no secret can be agreed with this public key");
     let (shared, enc) = PublicKey::decode(KEM, to.0.as_slice())
@@ -244,7 +244,7 @@ fn broken(what: &str) -> Error {
     Error::new(Code::SelfTest, format!("the cryptographic library failed to {what}"))
 }
 
-/// KeySchedule (RFC 9180 §5.1) in base mode: the key and nonce of the first message.
+/// `KeySchedule` (RFC 9180 §5.1) in base mode: the key and nonce of the first message.
 fn key_schedule(
     kem_id: u16,
     cipher: &Aead,
@@ -279,13 +279,13 @@ impl SuiteId {
         Self(id)
     }
 
-    /// LabeledExtract without salt, of a public value: HKDF-Extract is HMAC (RFC 5869 §2.2).
+    /// `LabeledExtract` without salt, of a public value: HKDF-Extract is HMAC (RFC 5869 §2.2).
     fn extract_public(&self, label: &str, ikm: &[u8]) -> hmac::Tag {
         let labelled = [Self::VERSION, &self.0, label.as_bytes(), ikm].concat();
         hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, &[]), &labelled)
     }
 
-    /// LabeledExtract of the empty pre-shared key, salted with the shared secret.
+    /// `LabeledExtract` of the empty pre-shared key, salted with the shared secret.
     fn extract(&self, salt: &[u8], label: &str) -> hkdf::Prk {
         let labelled = [Self::VERSION, &self.0, label.as_bytes()].concat();
         hkdf::Salt::new(hkdf::HKDF_SHA256, salt).extract(&labelled)

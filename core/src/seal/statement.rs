@@ -1,4 +1,4 @@
-//! Statements: signed structures (COSE_Sign1, RFC 9052, with Ed25519).
+//! Statements: signed structures (`COSE_Sign1`, RFC 9052, with Ed25519).
 //!
 //! Protected header `{1: -8 (EdDSA), 4: signer's name, 16: label}`, nothing unprotected, the payload
 //! the body's canonical CBOR, the fleet's id as external data. The label stands in `typ` (RFC 9596),
@@ -76,7 +76,7 @@ impl<T> Signed<T> {
         &self.signer
     }
 
-    /// The whole COSE_Sign1, as signed.
+    /// The whole `COSE_Sign1`, as signed.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
@@ -314,7 +314,7 @@ pub fn read_approved<T: Statement>(bytes: &[u8]) -> Result<Approved<T>> {
     Ok(Approved { body: decode(&payload)?, bytes: bytes.to_vec(), hash })
 }
 
-/// A COSE_Sign1 of our one shape, not yet verified.
+/// A `COSE_Sign1` of our one shape, not yet verified.
 struct Parsed {
     label: String,
     signer: NodeId,
@@ -397,7 +397,7 @@ fn cose(label: &str, signer: &NodeId, payload: Option<Vec<u8>>, signature: Vec<u
     CoseSign1 { protected: header(label, signer), payload, signature, ..CoseSign1::default() }
 }
 
-/// Sig_structure (RFC 9052 §4.4).
+/// `Sig_structure` (RFC 9052 §4.4).
 fn to_be_signed(label: &str, signer: &NodeId, fleet: &FleetId, payload: &[u8]) -> Vec<u8> {
     sig_structure_data(SignatureContext::CoseSign1, header(label, signer), None, &fleet.0, payload)
 }

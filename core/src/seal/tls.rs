@@ -117,7 +117,7 @@ impl TlsAuthority {
         Zeroizing::new(self.key.serialize_der())
     }
 
-    /// SubjectPublicKeyInfo, DER.
+    /// `SubjectPublicKeyInfo`, DER.
     #[must_use]
     pub fn public(&self) -> Vec<u8> {
         self.key.subject_public_key_info()
@@ -201,7 +201,7 @@ impl TlsAuthority {
 }
 
 /// Makes a leaf key, writes it to `path` (PKCS#8, PEM, mode 0600, replacing what is there in one step),
-/// and returns its SubjectPublicKeyInfo.
+/// and returns its `SubjectPublicKeyInfo`.
 ///
 /// # Errors
 /// `storage` when the file cannot be written; what stood at `path` is then unchanged.

@@ -37,7 +37,7 @@ impl DomainSecret {
     }
 }
 
-/// The weights λ_i with `f(0) = Σ λ_i·f(x_i)` for each f of degree below their number, in the order of
+/// The weights `λ_i` with `f(0) = Σ λ_i·f(x_i)` for each f of degree below their number, in the order of
 /// `indices`: `λ_i = Π_{j≠i} x_j / (x_j − x_i)`.
 ///
 /// # Errors

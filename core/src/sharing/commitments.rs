@@ -12,7 +12,7 @@ use crate::encoding::{self, View, Wire};
 use crate::error::{Code, Error, Result, fail};
 use crate::ids::ShareIndex;
 
-/// C_0 … C_{k−1}, constant term first, `C_j = f_j·G + g_j·H`. None is the identity, so a dealer cannot
+/// `C_0` … C_{k−1}, constant term first, `C_j = f_j·G + g_j·H`. None is the identity, so a dealer cannot
 /// lower the degree in the open. Coded as a list of points; 2 to 254 of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Commitments(Vec<Point>);
@@ -53,7 +53,7 @@ impl Commitments {
         Ok(Self(points))
     }
 
-    /// C_0, the commitment to the shared secret. It never changes over the epochs of one key.
+    /// `C_0`, the commitment to the shared secret. It never changes over the epochs of one key.
     #[must_use]
     pub fn constant(&self) -> &Point {
         &self.0[0]

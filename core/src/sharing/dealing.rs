@@ -16,6 +16,7 @@ use crate::rng::CryptoRng;
 
 /// What a dealing shares. There is no third choice: nobody can have a secret of their own shared, so a
 /// commitment never covers anything that can be guessed.
+#[derive(Clone, Copy)]
 pub enum Constant<'a> {
     /// A uniformly random secret, made here.
     Fresh,

@@ -33,10 +33,10 @@ use crate::error::{Code, Error, Result, fail};
 use crate::memory::Secret;
 use crate::rng::CryptoRng;
 use crypt::{Name, Sealed};
-#[cfg(any(test, feature = "testing"))]
-pub use disk::{Disk, Media};
 #[cfg(not(any(test, feature = "testing")))]
 use disk::Disk;
+#[cfg(any(test, feature = "testing"))]
+pub use disk::{Disk, Media};
 use disk::{Failed, Guarded, RealDisk};
 use place::{Draft, corrupt, lock_vault, storage, store_error};
 pub use root::{FORMAT, Root};
@@ -44,6 +44,12 @@ use slots::{Slots, Staged};
 
 /// The kind of a record, as the first half of its name.
 pub type Table = &'static str;
+
+/// A record's id and its value.
+pub type Entry = (Vec<u8>, Zeroizing<Vec<u8>>);
+
+/// A record as it lies in the store: table, id, sealed bytes.
+type Stored = (String, Vec<u8>, Vec<u8>);
 
 /// The longest value of a record, in bytes.
 pub const MAX_VALUE: usize = 1 << 19;
@@ -152,9 +158,8 @@ impl Vault {
             Ok((path, file))
         };
         let (slots_path, file) = media(SLOTS)?;
-        let slots = match Slots::open(file).map_err(|e| storage(&slots_path, &e))? {
-            Some(slots) => slots,
-            None => return corrupt(&slots_path, "it is too short"),
+        let Some(slots) = Slots::open(file).map_err(|e| storage(&slots_path, &e))? else {
+            return corrupt(&slots_path, "it is too short");
         };
         let (store_path, file) = media(STORE)?;
         let db = open_store(file, &store_path)?;
@@ -220,7 +225,7 @@ impl Vault {
     ///
     /// # Errors
     /// `storage`, `vault_corrupt`.
-    pub fn list(&self, table: Table) -> Result<Vec<(Vec<u8>, Zeroizing<Vec<u8>>)>> {
+    pub fn list(&self, table: Table) -> Result<Vec<Entry>> {
         self.usable()?;
         let stored = self.stored(Some(table)).map_err(|e| self.stop(STORE, &e))?;
         let open = |(table, id, stored): (String, Vec<u8>, Vec<u8>)| {
@@ -328,10 +333,7 @@ impl Vault {
     }
 
     /// The stored records, of one table or all: table, id, sealed bytes.
-    fn stored(
-        &self,
-        only: Option<&str>,
-    ) -> std::result::Result<Vec<(String, Vec<u8>, Vec<u8>)>, redb::Error> {
+    fn stored(&self, only: Option<&str>) -> std::result::Result<Vec<Stored>, redb::Error> {
         let records = self.db.begin_read()?.open_table(RECORDS)?;
         let mut found = Vec::new();
         for entry in records.range((only.unwrap_or_default(), [].as_slice())..)? {

@@ -70,7 +70,7 @@ fn empty_directory(at: &Path) -> Result<File> {
             take_lock(&left, at)?;
             fs::remove_dir_all(at).and_then(|()| make()).map_err(|e| storage(at, &e))?;
         }
-        made => made.map_err(|e| storage(at, &e))?,
+        done => done.map_err(|e| storage(at, &e))?,
     }
     let dir = File::open(at).map_err(|e| storage(at, &e))?;
     take_lock(&dir, at)?;
@@ -129,7 +129,10 @@ pub(super) fn storage(path: &Path, why: &dyn Display) -> Error {
 pub(super) fn corrupt<T>(path: &Path, why: &str) -> Result<T> {
     fail(
         Code::VaultCorrupt,
-        format!("{}: {why}; nothing was changed; keep the directory and re-enrol this module", path.display()),
+        format!(
+            "{}: {why}; nothing was changed; keep the directory and re-enrol this module",
+            path.display()
+        ),
     )
 }
 
@@ -138,10 +141,14 @@ pub(super) fn store_error(path: &Path, e: impl Into<redb::Error>) -> Error {
     let damaged = |why: &str| corrupt::<()>(path, why).expect_err("corrupt() is an error");
     match e.into() {
         redb::Error::Corrupted(_) => damaged("it is damaged"),
-        redb::Error::Io(e) if matches!(e.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof) => {
+        redb::Error::Io(e)
+            if matches!(e.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof) =>
+        {
             damaged("it is damaged")
         }
-        redb::Error::TableDoesNotExist(_) | redb::Error::TableTypeMismatch { .. } => damaged("it lacks a table"),
+        redb::Error::TableDoesNotExist(_) | redb::Error::TableTypeMismatch { .. } => {
+            damaged("it lacks a table")
+        }
         redb::Error::UpgradeRequired(_) => Error::new(
             Code::VaultVersion,
             format!("{} is of another format; use the matching release", path.display()),

@@ -170,7 +170,10 @@ fn verifier(key: &Secret<32>, stretch: Option<&Stretch>) -> Result<Zeroizing<[u8
 fn stretch_passphrase(passphrase: &[u8], stretch: &Stretch) -> Result<Secret<32>> {
     let refused = |e: argon2::Error| Error::new(Code::WrongPassphrase, format!("Argon2id refused: {e}"));
     if stretch.memory > MAX_MEMORY || stretch.passes > MAX_PASSES {
-        return fail(Code::VaultCorrupt, "the vault's header asks for absurd Argon2id costs; restore the file");
+        return fail(
+            Code::VaultCorrupt,
+            "the vault's header asks for absurd Argon2id costs; restore the file",
+        );
     }
     let params = Params::new(stretch.memory, stretch.passes, 1, Some(32)).map_err(refused)?;
     let mut out = Secret::zeroed()?;

@@ -158,7 +158,9 @@ fn n04_a_dealing_of_a_higher_degree_is_refused_wherever_it_enters() {
     assert_eq!(refusal(assemble_commitments(&mixed)), Code::BadCommitments);
     // What the attack would cause: three verified shares that do not give the key.
     let three = first(&inflated, 3);
-    three.iter().for_each(|share| verify_share(&inflated.commitments, share).expect("verifies"));
+    for share in &three {
+        verify_share(&inflated.commitments, share).expect("verifies");
+    }
     assert_eq!(refusal(secret_of(&three, inflated.commitments.constant())), Code::BadCombination);
 }
 

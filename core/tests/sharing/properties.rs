@@ -46,7 +46,9 @@ impl Epoch {
         let commitments = assemble_commitments(&publics).expect("assembles");
         let shares = (0..to.len()).map(|at| {
             let parts: Vec<(Weight, &Share)> = dealings.iter().map(|(w, d)| (*w, &d.shares[at])).collect();
-            dealings.iter().for_each(|(_, d)| verify_share(&d.commitments, &d.shares[at]).expect("verifies"));
+            for (_, d) in dealings {
+                verify_share(&d.commitments, &d.shares[at]).expect("verifies");
+            }
             assemble(to[at], &parts).expect("assembles")
         });
         let epoch = Self { k, shares: shares.collect(), commitments };

@@ -17,7 +17,7 @@ class RunState:
         self._written: dict[str, Any] | None = None
 
     def write(self, state: dict[str, Any]) -> None:
-        """Writes `state` if anything but lease times has changed."""
+        """Writes `state` if anything but leases has changed."""
         if self._written is not None and _steady(self._written) == _steady(state):
             return
         fresh = self._path.with_name(self._path.name + ".new")
@@ -30,8 +30,6 @@ class RunState:
 
 
 def _steady(state: dict[str, Any]) -> dict[str, Any]:
-    domains = [
-        {**domain, "lease_seconds": domain["lease_seconds"] is not None}
-        for domain in state.get("domains", ())
-    ]
+    """Without leases: they come and go with every session, and a rename may wait for the disk."""
+    domains = [{**domain, "lease_seconds": None} for domain in state.get("domains", ())]
     return {**state, "domains": domains}

@@ -24,6 +24,7 @@ from quorate import _core
 from quorate.errors import BadInput, QuorateError, StorageFailed
 from quorate.hub.epochs import DomainExists, EpochAborted, NotEnoughHolders
 from quorate.hub.records import RecordRefused
+from quorate.ids import Quorum
 
 _log = logging.getLogger(__name__)
 
@@ -46,7 +47,7 @@ class HubCommands(Protocol):
     async def enrolments(self) -> list[dict[str, Any]]: ...
     async def approve(self, name: str, entry: bytes, authority: bytes) -> dict[str, Any]: ...
     async def create_domain(
-        self, charter: bytes, threshold: int, shards: int, nodes: list[str] | None
+        self, charter: bytes, quorum: Quorum, nodes: list[str] | None
     ) -> dict[str, Any]: ...
     def charter(self, domain: str) -> dict[str, Any]: ...
     async def lock(self, domain: str) -> dict[str, Any]: ...
@@ -97,8 +98,8 @@ class AdminServer:
 
         async def create_domain(request: Request) -> Any:
             body = await _body(request)
-            threshold, shards = int(body["threshold"]), int(body["shards"])
-            return await hub.create_domain(_bytes(body, "charter"), threshold, shards, body.get("nodes"))
+            quorum = Quorum(int(body["threshold"]), int(body["shards"]))
+            return await hub.create_domain(_bytes(body, "charter"), quorum, _names(body.get("nodes")))
 
         async def approve(request: Request) -> Any:
             body = await _body(request)
@@ -226,6 +227,14 @@ async def _body(request: Request) -> dict[str, Any]:
 
 def _bytes(body: dict[str, Any], name: str) -> bytes:
     return b64decode(str(body[name]), validate=True)
+
+
+def _names(value: object) -> list[str] | None:
+    if value is None:
+        return None
+    if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
+        raise TypeError("nodes is a list of names, or null for all")
+    return value
 
 
 def _json(value: Any) -> Any:

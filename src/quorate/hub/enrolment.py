@@ -1,6 +1,7 @@
 """Enrolment at the hub: what the door answers, and what an operator's approval sets off.
 
-Here: one request for each token, `pending` until it is approved, the same answer to the same request.
+Here: one request for each token, `pending` until it is approved, the same answer to the same request. What
+comes without a token of this fleet is counted, not audited: strangers reach the door, and must not fill the disk.
 Not here: the checks of keys, names and secrets (the hub's module), the operator's decision.
 """
 
@@ -12,7 +13,6 @@ from pathlib import Path
 from quorate import _core
 from quorate.errors import QuorateError
 from quorate.hsm import Hsm
-from quorate.hub.directory import Directory
 from quorate.hub.journal import Journal
 from quorate.store.database import Conflict, Database, Enrolment, TokenUsed
 
@@ -42,21 +42,26 @@ class TokenRefused(QuorateError):
 
 
 class Enrolments:
-    """`on_roster` is called when the roster has a new version."""
+    """`on_roster` is called when the roster has a new version, `on_stranger(code, reason)` when somebody without
+    a token was turned away. `fleet_info`: the file that holds the fleet's statement.
+    """
 
     def __init__(
         self,
         hsm: Hsm,
         journal: Journal,
         database: Database,
-        directory: Directory,
+        fleet_info: Path,
+        *,
         on_roster: Callable[[], None],
+        on_stranger: Callable[[str, str], None],
     ) -> None:
         self._hsm = hsm
         self._journal = journal
         self._database = database
-        self._fleet_info: Path = directory.fleet_info
+        self._fleet_info = fleet_info
         self._on_roster = on_roster
+        self._on_stranger = on_stranger
 
     async def add_token(self, token: bytes) -> bytes:
         """Keeps an operator-signed token; returns its id. Raises `CoreError`, `TokenRefused`."""
@@ -73,25 +78,40 @@ class Enrolments:
     async def answer(self, message: bytes) -> bytes:
         """The door's answer to one message."""
         try:
+            request, token_id, token = await self._read(message)
+        except _Refused as why:
+            self._on_stranger(why.code, str(why))
+            return _core.encode(["refused", why.code, str(why)])
+        try:
+            return _core.encode(await self._enrol(request, token_id, token))
+        except _Refused as why:
+            code, reason = why.code, str(why)
+        except _core.CoreError as why:
+            code, reason = why.code, why.message
+        await self._journal.note("enrolment_refused", token=token_id.hex(), code=code, reason=reason[:512])
+        return _core.encode(["refused", code, reason])
+
+    async def _read(self, message: bytes) -> tuple[bytes, bytes, bytes]:
+        """(request, token's id, token) of a message that names a token of this fleet. Raises `_Refused`."""
+        try:
             match _core.decode(message):
                 case ["enrol", bytes(request)]:
-                    return _core.encode(await self._enrol(request))
-            raise _Refused("bad_encoding", "this is no request for a place")
-        except _Refused as why:
-            await self._journal.note("enrolment_refused", code=why.code, reason=str(why)[:512])
-            return _core.encode(["refused", why.code, str(why)])
+                    seen = _core.view(request)
+                case _:
+                    raise _Refused("bad_encoding", "this is no request for a place")
         except _core.CoreError as why:
-            await self._journal.note("enrolment_refused", code=why.code, reason=why.message[:512])
-            return _core.encode(["refused", why.code, why.message])
-
-    async def _enrol(self, request: bytes) -> list[object]:
-        seen = _core.view(request)
+            raise _Refused(why.code, why.message) from why
+        if seen["label"] != "quorate/v1/enrol/request":
+            raise _Refused("wrong_kind", "this is no request for a place")
         token_id = bytes(seen["token_id"])
+        token = await self._database.token(token_id)
+        if token is None:
+            raise _Refused("not_authorized", "the token is unknown here")
+        return request, token_id, token
+
+    async def _enrol(self, request: bytes, token_id: bytes, token: bytes) -> list[object]:
         known = await self._database.enrolment(token_id)
         if known is None:
-            token = await self._database.token(token_id)
-            if token is None:
-                raise _Refused("not_authorized", "the token is unknown here")
             checked = self._hsm.module.check_enrolment(request, token, now=int(time.time()))
             await self._journal.note(
                 "enrolment", node=checked["name"], fingerprint=checked["fingerprint"].hex()

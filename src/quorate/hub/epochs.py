@@ -13,13 +13,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from quorate import _core
-from quorate.errors import QuorateError
+from quorate.errors import BadInput, QuorateError
 from quorate.host.dispatch import Dispatch, Dropped, Fields
 from quorate.host.fleet import Fleet
 from quorate.hsm import Hsm
 from quorate.hub.journal import Journal
 from quorate.hub.nodes import Nodes
-from quorate.ids import HUB, DomainId, NodeId
+from quorate.ids import HUB, DomainId, NodeId, Quorum
 from quorate.protocol import epoch_change as change
 from quorate.protocol.quorum import Shard, margin
 from quorate.protocol.session import DomainIs
@@ -116,6 +116,7 @@ class Epochs:
         self._on_commit = on_commit
         self._loop = asyncio.get_running_loop()
         self._running: dict[DomainId, _Running] = {}
+        self._planning: set[DomainId] = set()
         self._burnt: dict[str, int] = {}
         self.domains: dict[DomainId, Domain] = {}
 
@@ -140,18 +141,18 @@ class Epochs:
         return frozenset(domain for domain in self._running if domain not in self.domains)
 
     async def create(
-        self, charter: bytes, *, threshold: int, shards: int, only: Sequence[str] | None
+        self, charter: bytes, quorum: Quorum, *, only: Sequence[str] | None
     ) -> tuple[Domain, list[dict[str, Any]]]:
         """Makes a domain's first epoch under a charter; returns when it is committed and live members serve it.
 
         `only`: the nodes to choose from. Also returns the steps with their times. Raises `DomainExists`,
-        `NotEnoughHolders`, `EpochAborted`, `CoreError`.
+        `NotEnoughHolders`, `BadInput`, `EpochAborted`, `CoreError`.
         """
         seen = _core.view_approved(charter)
         domain = DomainId(seen["domain"])
-        if domain in self.domains or domain in self._running:
+        if domain in self.domains or domain in self._running or domain in self._planning:
             raise DomainExists(domain)
-        seats = self._committee(seen, threshold, shards, only)
+        seats = self._committee(seen, quorum, only)
         epoch = self._burnt.get(domain.value, 0) + 1
         self._burnt[domain.value] = epoch
 
@@ -161,12 +162,16 @@ class Epochs:
                 purpose="create",
                 from_epoch=0,
                 to_epoch=epoch,
-                threshold=threshold,
+                threshold=quorum.threshold,
                 dealers=[(HUB.value, None)],
                 committee=[(index, node.value, "holder") for index, node in seats],
             )
 
-        statement = await self._hsm.slow(make_plan)
+        self._planning.add(domain)  # until it is in `_running`: one attempt at a time (attack N49)
+        try:
+            statement = await self._hsm.slow(make_plan)
+        finally:
+            self._planning.discard(domain)
         plan = _plan(statement, charter)
         step = change.Attempt.begin(plan, self._nodes.live, time.monotonic())
         running = _Running(domain, epoch, step.state, time.monotonic(), finished=self._loop.create_future())
@@ -181,10 +186,16 @@ class Epochs:
         return self.domains[domain], [{"step": what, "ms": ms} for what, ms in running.steps]
 
     def _committee(
-        self, charter: dict[str, Any], threshold: int, shards: int, only: Sequence[str] | None
+        self, charter: dict[str, Any], quorum: Quorum, only: Sequence[str] | None
     ) -> tuple[Shard, ...]:
         """Indices 1…n over live holders, spread over zones; never k of them on one node."""
+        threshold, shards = quorum.threshold, quorum.holders
         allowed = [NodeId(entry["node"]) for entry in charter["allowed"] if entry["role"] == "holder"]
+        if foreign := sorted(set(only or ()) - {node.value for node in allowed}):
+            raise BadInput(
+                f"the charter of {charter['domain']} does not allow {', '.join(foreign)}",
+                remedy="choose holders that the charter allows (`quorate node list`)",
+            )
         wanted = [node for node in allowed if only is None or node.value in only]
         live = [node for node in wanted if self._nodes.is_live(node)]
         each = -(-shards // len(live)) if live else 0

@@ -14,6 +14,7 @@ from typing import Any
 from uuid import UUID
 
 from quorate import _core
+from quorate.errors import StorageFailed
 from quorate.host.dispatch import Dispatch, Fields
 from quorate.host.fleet import Fleet
 from quorate.hsm import Hsm
@@ -103,6 +104,7 @@ class Records:
         async with self._turn:
             if token and await self._database.is_spent(token):
                 raise RecordRefused("replayed", "this request was carried out before")
+            await self._check_turn(what, statement)
             await self._journal.note("record", kind=what.kind, name=what.name, version=what.version, node=by)
             (outcome,) = await self._hsm.slow(self._hsm.module.learn, [statement])
             if outcome not in ("new", "known"):
@@ -122,6 +124,15 @@ class Records:
                 self._send(node, sequence, sequence, [statement])
         await self._until_spread(sequence)
         return sequence
+
+    async def _check_turn(self, what: Named, statement: bytes) -> None:
+        """A module that missed versions takes a later one; the order itself has every version, from 1."""
+        known = await self._database.current(what.kind, what.name)
+        if known is not None and known.statement == statement:
+            return
+        if what.version != (0 if known is None else known.version) + 1:
+            current = None if known is None else known.statement
+            raise RecordRefused("stale_version", f"version {what.version} is not the next one", current)
 
     def _current(self, what: Named) -> bytes | None:
         for statement in self._hsm.module.records(what.kind):  # type: ignore[arg-type]
@@ -181,6 +192,8 @@ class Records:
         except RecordRefused as why:
             code, reason = why.code, str(why)
             current = [why.current] if why.current is not None else []
+        except StorageFailed as why:  # the process is about to stop; the node need not wait in vain
+            code, reason = why.code, "the hub cannot write to its disk"
         with contextlib.suppress(LinkDown, _core.CoreError):
             self._fleet.post(sender, "record/result", request, code, reason, current)
 

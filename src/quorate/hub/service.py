@@ -30,7 +30,7 @@ from quorate.hub.journal import Journal
 from quorate.hub.nodes import Nodes
 from quorate.hub.records import Records
 from quorate.hub.sessions import Sessions
-from quorate.ids import HUB, DomainId, NodeId
+from quorate.ids import HUB, DomainId, NodeId, Quorum
 from quorate.protocol import session
 from quorate.store.database import Database
 from quorate.wire.enrol import EnrolmentDoor
@@ -44,7 +44,8 @@ LOCK_SECONDS = 1.0
 
 
 async def serve(data: Path, *, log: Path | None = None, passphrase: bytes | None = None) -> int:
-    """Runs the hub until SIGTERM or SIGINT; returns the process's exit code (1: module or audit log failed).
+    """Runs the hub until SIGTERM or SIGINT; returns the process's exit code (1: module, database or audit log
+    failed).
 
     Needs uvloop. `log`: a file to log to, rotated; else stderr. Raises `BadInput`, `PortInUse`, `StorageFailed`
     or `CoreError` when it cannot start.
@@ -97,7 +98,7 @@ class Hub:
         self._ready = False
         self._failed = False
         self._info = hsm.module.verify(directory.fleet_info.read_bytes())
-        self._locks: dict[DomainId, dict[NodeId, asyncio.Future[None]]] = {}
+        self._locks: dict[tuple[DomainId, NodeId], set[asyncio.Future[None]]] = {}
 
         self._journal = journal = Journal(audit)
         self._nodes = Nodes(time.monotonic, self._on_node)
@@ -112,7 +113,14 @@ class Hub:
         self._sessions = Sessions(hsm, self._fleet, journal, database, term)
         self._epochs = Epochs(hsm, self._fleet, journal, database, self._nodes, self._on_commit)
         self._records = Records(hsm, self._fleet, journal, database, self._nodes)
-        self._enrolments = Enrolments(hsm, journal, database, directory, self._on_roster)
+        self._enrolments = Enrolments(
+            hsm,
+            journal,
+            database,
+            directory.fleet_info,
+            on_roster=self._on_roster,
+            on_stranger=lambda code, reason: dispatch.drop(code, HUB, "enrolment", reason),
+        )
         self._door = EnrolmentDoor(
             directory.certificates.files,
             self._enrolments.answer,
@@ -150,7 +158,7 @@ class Hub:
                 "the hub serves: fleet on %s, enrolment on %s", self._settings.fleet, self._settings.enrol
             )
             ticking = loop.create_task(self._tick())
-            ends: list[asyncio.Future[Any]] = [stopping, ticking, self._audit.failed]
+            ends: list[asyncio.Future[Any]] = [stopping, ticking, self._audit.failed, self._database.failed]
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
             return self._verdict(ticking)
         finally:
@@ -167,6 +175,8 @@ class Hub:
         """The exit code, and the line that explains it."""
         if self._audit.failed.done():
             _log.critical("stopping: %s", self._audit.failed.result())
+        elif self._database.failed.done():
+            _log.critical("stopping: %s", self._database.failed.result())
         elif self._hsm.module.failed:
             _log.critical(
                 "stopping: the module's vault could not be written; mend the disk, then start again"
@@ -241,9 +251,9 @@ class Hub:
             self._fleet.post(node, "fleet/roster", self._directory.fleet_info.read_bytes(), roster)
 
     def _on_locked(self, sender: NodeId, fields: Fields) -> None:
-        waiting = self._locks.get(DomainId(fields[0]), {}).get(sender)
-        if waiting is not None and not waiting.done():
-            waiting.set_result(None)
+        for waiting in self._locks.pop((DomainId(fields[0]), sender), ()):
+            if not waiting.done():
+                waiting.set_result(None)
 
     # What the admin API asks (`admin.HubCommands`).
 
@@ -326,11 +336,9 @@ class Hub:
     async def approve(self, name: str, entry: bytes, authority: bytes) -> dict[str, Any]:
         return {"roster_version": await self._enrolments.approve(name, entry, authority)}
 
-    async def create_domain(
-        self, charter: bytes, threshold: int, shards: int, nodes: list[str] | None
-    ) -> dict[str, Any]:
+    async def create_domain(self, charter: bytes, quorum: Quorum, nodes: list[str] | None) -> dict[str, Any]:
         await self._records.add(charter, by="operator")
-        domain, steps = await self._epochs.create(charter, threshold=threshold, shards=shards, only=nodes)
+        domain, steps = await self._epochs.create(charter, quorum, only=nodes)
         return {**self._domain_status(domain), "steps": steps}
 
     def charter(self, domain: str) -> dict[str, Any]:
@@ -348,13 +356,15 @@ class Hub:
         members = sorted({node for _, node in self._epochs.domains[name].shards})
         loop = asyncio.get_running_loop()
         waiting = {node: loop.create_future() for node in members}
-        self._locks[name] = waiting
         for node in members:
+            self._locks.setdefault((name, node), set()).add(waiting[node])
             try:
                 self._fleet.post(node, "domain/lock", domain)
             except (LinkDown, _core.CoreError):
                 waiting[node].cancel()
         await asyncio.wait(waiting.values(), timeout=LOCK_SECONDS)
+        for node, done in waiting.items():  # who did not answer
+            self._locks.get((name, node), set()).discard(done)
         locked = [node.value for node, done in waiting.items() if done.done() and not done.cancelled()]
         return {"locked": locked, "unreached": [node.value for node in members if node.value not in locked]}
 

@@ -5,6 +5,7 @@ Not here: any decision.
 """
 
 import asyncio
+import logging
 import time
 from collections import deque
 from collections.abc import Callable
@@ -22,6 +23,8 @@ from quorate.protocol import session
 from quorate.protocol.quorum import Shard
 from quorate.store.database import Database
 from quorate.wire.links import LinkDown
+
+_log = logging.getLogger(__name__)
 
 _SHOWN = 500
 """Sessions kept for `GET /v1/sessions`."""
@@ -181,7 +184,11 @@ class Sessions:
         if shown is not None:
             shown.called.update({index: node for index, node, _ in grant.calls})
         called = [(index, node.value, fence) for index, node, fence in grant.calls]
-        statement = self._module.grant(grant.request, term=grant.term, called=called)
+        try:
+            statement = self._module.grant(grant.request, term=grant.term, called=called)
+        except _core.CoreError as why:  # its requester left the roster meanwhile: the session expires
+            _log.warning("session %s is not granted: %s (%s)", grant.session, why.message, why.code)
+            return
         self._fleet.spawn(self._send_grant(grant, domain, statement))
 
     async def _send_grant(self, grant: session.Grant, domain: DomainId, statement: bytes) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
-from quorate.ids import Instant, NodeId
+from quorate.ids import HUB, Instant, NodeId
 from quorate.protocol.quorum import Shard
 
 KEYS_SECONDS = 5.0
@@ -187,6 +187,8 @@ class Attempt:
     since: Instant
     """When the phase began."""
     keys: Mapping[int, bytes] = field(default_factory=dict)
+    dealing: bool = False
+    """The module was asked to deal: it does so once for a number, and refuses a second time."""
     dealt: Dealt | None = None
     receipts: Mapping[int, bytes] = field(default_factory=dict)
     activated: frozenset[int] = frozenset()
@@ -236,7 +238,7 @@ class Attempt:
                 return self._node_up(node)
             case NodeDown(node):
                 return replace(self, live=self.live - {node})._go_on(now)
-            case KeysCame(sender, plan_hash, keys) if self._expects(plan_hash):
+            case KeysCame(sender, plan_hash, keys) if self._expects_keys(plan_hash):
                 own = {i: key for i, key in keys.items() if (i, sender) in self.plan.seats}
                 return replace(self, keys={**self.keys, **own})._deal()
             case DealingMade(dealt) if self.phase is Phase.PLANNED:
@@ -247,16 +249,21 @@ class Attempt:
             case ActivatedCame(sender, configuration, indices) if self._is_of(Phase.COMMITTED, configuration):
                 fresh = {index for index in indices if (index, sender) in self.plan.seats}
                 return replace(self, activated=self.activated | fresh)._go_on(now)
-            case RefusedCame(sender, plan_hash, code, reason, culprits) if plan_hash == self.plan.hash:
-                if self.phase in (Phase.PLANNED, Phase.DEALT):
-                    return self._abort(code, f"{sender}: {reason}", culprits)
-                return Step(self)
+            case RefusedCame(sender, plan_hash, code, reason, culprits) if self._may_refuse(
+                sender, plan_hash
+            ):
+                return self._abort(code, f"{sender}: {reason}", culprits)
             case TimePassed():
                 return self._time_passed(now)
         return Step(self)  # late, repeated, or of another attempt
 
-    def _expects(self, plan_hash: bytes) -> bool:
-        return self.phase is Phase.PLANNED and plan_hash == self.plan.hash
+    def _expects_keys(self, plan_hash: bytes) -> bool:
+        return self.phase is Phase.PLANNED and not self.dealing and plan_hash == self.plan.hash
+
+    def _may_refuse(self, sender: NodeId, plan_hash: bytes) -> bool:
+        """A member, or the hub's own module, and only while nothing is committed."""
+        is_open = self.phase in (Phase.PLANNED, Phase.DEALT) and plan_hash == self.plan.hash
+        return is_open and (sender == HUB or sender in self.plan.members)
 
     def _is_of(self, phase: Phase, configuration_hash: bytes) -> bool:
         return (
@@ -269,10 +276,10 @@ class Attempt:
         indices = [index for index, _ in self.plan.seats]
         if any(index not in self.keys for index in indices):
             return Step(self)
-        return Step(self, (Deal(tuple(self.keys[index] for index in indices)),))
+        return Step(replace(self, dealing=True), (Deal(tuple(self.keys[index] for index in indices)),))
 
     def _dealt(self, dealt: Dealt, now: Instant) -> "Step":
-        after = replace(self, phase=Phase.DEALT, since=now, dealt=dealt, keys={})
+        after = replace(self, phase=Phase.DEALT, since=now, dealt=dealt, keys={}, dealing=False)
         prepares = tuple(after._prepare(node) for node in self.plan.members)
         return Step(after, (Persist(Phase.DEALT, dealt=dealt), *prepares))
 
@@ -291,6 +298,8 @@ class Attempt:
         after = replace(self, live=self.live | {node})
         held = {index for index, holder in self.plan.seats if holder == node}
         match self.phase:
+            case Phase.PLANNED if not held <= self.keys.keys():
+                return Step(after, (SendPlan(node),))
             case Phase.DEALT if not held <= self.receipts.keys():
                 return Step(after, (after._prepare(node),))
             case Phase.COMMITTED | Phase.CLOSED if not held <= self.activated:
@@ -302,7 +311,7 @@ class Attempt:
         waited_for = {index for index, node in self.plan.seats if node in self.live}
         if self.phase is Phase.DEALT and self.is_enough and waited_for <= self.receipts.keys():
             return self._commit(now)
-        if self.phase is Phase.COMMITTED and waited_for <= self.activated:
+        if self.phase is Phase.COMMITTED and self.activated and waited_for <= self.activated:
             return self._close()
         return Step(self)
 
@@ -340,7 +349,7 @@ class Attempt:
         return Step(self)
 
     def _abort(self, code: str, reason: str, culprits: Sequence[str] = ()) -> "Step":
-        after = replace(self, phase=Phase.ABORTED, keys={}, told=True)
+        after = replace(self, phase=Phase.ABORTED, keys={}, dealing=False, told=True)
         sends = tuple(SendAbort(node, reason) for node in self.plan.members)
         finished = Finished(committed=False, code=code, reason=reason, culprits=tuple(culprits))
         return Step(after, (Persist(Phase.ABORTED, reason=reason), *sends, finished))

@@ -86,7 +86,12 @@ fn the_body_is_encrypted_as_the_format_says() {
         hmac::sign(&hmac::Key::new(hmac::HMAC_SHA512, key), &parts.concat()).as_ref().to_vec()
     };
     let encoded = encode(&header());
-    let info = [b"\x82\x78\x18quorate/v1/fleet/message\x58".as_slice(), &[u8::try_from(encoded.len()).expect("short")], &encoded].concat();
+    let info = [
+        b"\x82\x78\x18quorate/v1/fleet/message\x58".as_slice(),
+        &[u8::try_from(encoded.len()).expect("short")],
+        &encoded,
+    ]
+    .concat();
     let prk = sign(&[8; 32], &[&[3; 32]]);
     let okm = sign(&prk, &[&info, &[1]]);
     let key = aead::LessSafeKey::new(aead::UnboundKey::new(&aead::AES_256_GCM, &okm[..32]).expect("key"));
@@ -126,7 +131,8 @@ fn n55_a_change_to_any_header_field_fails_signed_or_not() {
         let at = bad.len() - 64;
         bad[at..].copy_from_slice(signature);
         let got = code(&bad);
-        let unsigned = if matches!(want, Code::NotOpened | Code::NoFleetKey) { Code::BadSignature } else { want };
+        let unsigned =
+            if matches!(want, Code::NotOpened | Code::NoFleetKey) { Code::BadSignature } else { want };
         assert_eq!(got, unsigned, "{changed:?}");
     }
 }

@@ -47,7 +47,8 @@ fn the_key_schedule_agrees_with_rfc_9180() {
         assert_eq!(nonce.as_ref().as_slice(), field(test, "base_nonce"));
         let first = &test["encryptions"][0];
         let mut sealed = field(first, "pt");
-        key.seal_in_place_append_tag(nonce, aead::Aad::from(field(first, "aad")), &mut sealed).expect("seals");
+        key.seal_in_place_append_tag(nonce, aead::Aad::from(field(first, "aad")), &mut sealed)
+            .expect("seals");
         assert_eq!(sealed, field(first, "ct"), "KEM {kem:#06x}, AEAD {}", cipher.id);
         checked += 1;
     }

@@ -71,15 +71,12 @@ fn wycheproof_signatures_verify_exactly_when_valid() {
         for test in group["tests"].as_array().expect("tests") {
             let field = |name: &str| hex::decode(test[name].as_str().expect("text")).expect("hex");
             let got = key.clone().and_then(|key| key.verify(&field("msg"), &field("sig")));
-            match test["result"].as_str().expect("result") {
-                "valid" => {
-                    valid += 1;
-                    assert_eq!(got, Ok(()), "{}", test["tcId"]);
-                }
-                _ => {
-                    invalid += 1;
-                    assert!(got.is_err(), "{}: {}", test["tcId"], test["comment"]);
-                }
+            if test["result"].as_str().expect("result") == "valid" {
+                valid += 1;
+                assert_eq!(got, Ok(()), "{}", test["tcId"]);
+            } else {
+                invalid += 1;
+                assert!(got.is_err(), "{}: {}", test["tcId"], test["comment"]);
             }
         }
     }
@@ -118,10 +115,7 @@ fn n03_keys_in_a_second_encoding_and_keys_off_the_curve_are_refused() {
     let mut off = [0; 32];
     off[0] = 2;
     assert_eq!(VerifyKey::from_bytes(&off).expect_err("y = 2 is on no point").code, Code::BadPoint);
-    assert_eq!(
-        decode::<VerifyKey>(&encode(&[1u8; 31])).expect_err("31 bytes").code,
-        Code::BadEncoding
-    );
+    assert_eq!(decode::<VerifyKey>(&encode(&[1u8; 31])).expect_err("31 bytes").code, Code::BadEncoding);
 }
 
 #[test]
@@ -149,10 +143,7 @@ fn n64_a_signature_with_small_order_r_is_refused() {
     for text in SMALL_ORDER {
         let mut signature = key.sign(b"message");
         signature[..32].copy_from_slice(&bytes::<32>(text));
-        assert_eq!(
-            key.public().verify(b"message", &signature).expect_err(text).code,
-            Code::BadSignature
-        );
+        assert_eq!(key.public().verify(b"message", &signature).expect_err(text).code, Code::BadSignature);
     }
 }
 

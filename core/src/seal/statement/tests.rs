@@ -79,7 +79,7 @@ fn payload() -> Vec<u8> {
     [b"\x84\x50".as_slice(), &[7; 16], b"\x42ab\x41c\x01"].concat()
 }
 
-/// Sig_structure (RFC 9052 §4.4) by hand.
+/// `Sig_structure` (RFC 9052 §4.4) by hand.
 fn signature_over(header: &[u8], payload: &[u8]) -> [u8; 64] {
     let mut tbs = b"\x84\x6aSignature1\x58".to_vec();
     tbs.push(u8::try_from(header.len()).expect("short"));
@@ -186,7 +186,8 @@ fn n03_only_the_canonical_form_is_read_though_the_signature_holds() {
     let es256: &[u8] = b"\xa3\x01\x26\x04\x46node-1\x10\x74quorate/v1/test/note";
     let long_int = [&good[..good.len() - 1], &[0x18, 0x01]].concat();
     let more = [&[0x85], &good[1..], &[0x00]].concat();
-    let sign_again = |header, payload: &[u8]| by_hand(header, &[0xa0], payload, &signature_over(header, payload));
+    let sign_again =
+        |header, payload: &[u8]| by_hand(header, &[0xa0], payload, &signature_over(header, payload));
     for bytes in [
         tagged,
         unprotected,
@@ -219,7 +220,8 @@ fn a_self_signed_statement_proves_possession_of_the_key_it_names() {
     let opened = open_self_signed::<Hello>(good.bytes(), &FLEET, &|hello| hello.key).expect("opens");
     assert_eq!(opened.body(), &body);
     let forged = sign(body, &FLEET, &name("node-9"), &key(1));
-    let code = open_self_signed::<Hello>(forged.bytes(), &FLEET, &|hello| hello.key).expect_err("refused").code;
+    let code =
+        open_self_signed::<Hello>(forged.bytes(), &FLEET, &|hello| hello.key).expect_err("refused").code;
     assert_eq!(code, Code::BadSignature);
 }
 
