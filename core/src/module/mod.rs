@@ -2,7 +2,7 @@
 //! network code.
 //!
 //! A file for each group of commands: `enrolment` (who is who), `hub` (what only the hub's module does),
-//! `epochs` (plans, dealings, shards), `sessions` (asking and answering), `records` (charters, keys,
+//! `plans` and `epochs` (plans; dealings, shards), `sessions` (asking and answering), `records` (charters, keys,
 //! access), `client` (what an application asked for), `fleet` (fleet messages). Values they share: `roster`,
 //! `usage`, `lease`, `messages`. `operator` is the operator key, which lives with the CLI.
 //!
@@ -16,6 +16,7 @@ mod hub;
 mod lease;
 pub mod messages;
 pub mod operator;
+mod plans;
 mod records;
 mod roster;
 mod sessions;

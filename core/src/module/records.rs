@@ -361,7 +361,7 @@ fn check_material(old: Option<&KeyRecord>, new: &KeyRecord) -> Result<()> {
     }
     let Some(old) = old else { return Ok(()) };
     let fixed = |r: &KeyRecord| (r.domain.clone(), r.created, r.key_version);
-    if old.state == KeyState::Deleted || fixed(old) != fixed(new) || (!deleted && old.token != new.token) {
+    if fixed(old) != fixed(new) || (!deleted && old.token != new.token) {
         return fail(Code::BadState, "a key's domain, creation and material never change");
     }
     Ok(())

@@ -143,6 +143,11 @@ fn n05_nothing_is_no_dealing_no_key_and_no_sub_share() {
     refused(fleet.hub.configure(&c.plan, &[]), Code::BadCommitments);
     refused(fleet.node(1).prepare(&c.configuration, &[], &[c.sub(1)]), Code::BadCommitments);
     refused(fleet.node(2).prepare(&c.configuration, &c.dealings(), &[]), Code::NotEnoughShares);
+    // A plan's keys are spent with the attempt, whatever came of it.
+    for n in [1, 2] {
+        let again = fleet.node(n).prepare(&c.configuration, &c.dealings(), &[c.sub(n)]);
+        refused(again, Code::BadState);
+    }
     let empty = Configuration { dealings: Vec::new(), ..said::<Configuration>(&c.configuration) };
     let empty = fleet.forge("hub", empty);
     refused(fleet.node(3).prepare(&empty, &[], &[c.sub(3)]), Code::BadCommitments);

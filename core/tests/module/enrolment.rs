@@ -6,7 +6,7 @@ use quorate_core::ids::{Hash, NodeId};
 use quorate_core::module::messages::{EnrolRequest, Entry, Role, Roster, Standing, Token};
 use quorate_core::seal::statement;
 
-use crate::fixture::{Fleet, NOW, new_operator, node_id, refused, said};
+use crate::fixture::{Fleet, NOW, node_id, refused, said};
 
 fn label(name: &str) -> NodeId {
     NodeId::new(name).expect("a label")
@@ -176,7 +176,8 @@ fn n92_two_rosters_of_one_version_are_not_believed() {
     node.install_roster(&next).expect("installed");
     node.install_roster(&next).expect("and again");
     refused(node.install_roster(&known), Code::StaleVersion);
-    // The same version without its newcomer; a higher one that leaves somebody out, or has another parent.
+    // The same version in another order, or without its newcomer; a higher one that leaves somebody out, or has another parent.
+    refused(node.install_roster(&forge(&next, |r| r.entries.reverse())), Code::StaleVersion);
     refused(node.install_roster(&forge(&next, |r| drop(r.entries.pop()))), Code::StaleVersion);
     refused(
         node.install_roster(&forge(&next, |r| (r.version, r.parent) = (r.version + 1, Hash([1; 32])))),
@@ -222,9 +223,7 @@ fn a_module_is_pinned_to_one_operator_for_good() {
     refused(other.node(1).pin(fleet.operator.fleet_info(), &fleet.operator.public()), Code::WrongFleet);
     refused(other.hub.pin(other.operator.fleet_info(), &fleet.operator.public()), Code::BadSignature);
     fleet.reopen(1);
-    let stranger =
-        new_operator(&std::env::temp_dir().join(format!("quorate-operator-{}", std::process::id())));
-    refused(fleet.node(1).pin(stranger.fleet_info(), &stranger.public()), Code::WrongFleet);
+    refused(fleet.node(1).pin(other.operator.fleet_info(), &other.operator.public()), Code::WrongFleet);
 }
 
 #[test]

@@ -3,6 +3,7 @@
 //!
 //! Time stands still unless a test moves it; randomness is seeded, anew for every start of a module.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -84,6 +85,8 @@ pub struct Fleet {
     fence: u64,
     /// Where the vaults lie that a crash has moved.
     places: BTreeMap<String, PathBuf>,
+    /// Seeds of signing keys by module, once stolen.
+    stolen: RefCell<BTreeMap<String, Vec<u8>>>,
     dir: Scratch,
 }
 
@@ -107,6 +110,7 @@ impl Fleet {
             nodes: BTreeMap::new(),
             fence: 0,
             places: BTreeMap::new(),
+            stolen: RefCell::default(),
             dir,
         };
         for n in 1..=OUTSIDER {
@@ -184,9 +188,12 @@ impl Fleet {
 
     /// The signing key of a stolen module: what a thief of its vault and root could sign with.
     pub fn stolen_key(&self, name: &str) -> SigningKey {
-        let keys = self.stolen_secrets(name, "identity-keys");
-        let seed = keys.into_iter().find(|(id, _)| id == b"sign").expect("a signing key").1;
-        SigningKey::from_seed(secret(&seed))
+        let mut stolen = self.stolen.borrow_mut();
+        let seed = stolen.entry(name.to_owned()).or_insert_with(|| {
+            let keys = self.stolen_secrets(name, "identity-keys");
+            keys.into_iter().find(|(id, _)| id == b"sign").expect("a signing key").1
+        });
+        SigningKey::from_seed(secret(seed))
     }
 
     /// Every record of a table in a stolen vault.
@@ -412,7 +419,7 @@ pub fn one<T>(list: Vec<T>) -> T {
     }
 }
 
-pub fn new_operator(dir: &Path) -> Operator {
+fn new_operator(dir: &Path) -> Operator {
     Operator::create(dir, &Root::KeyFile, "us-east-1", "000000000000", NOW, Box::new(rng()))
         .expect("an operator")
 }

@@ -129,11 +129,19 @@ fn a_key_works_only_while_it_is_enabled() {
         fleet.tell_all(&[node.revise_key(&KEY, KeyState::Enabled, None).expect("revised")]);
         node.decrypt(&sealed, &context()).expect("enabled again");
     }
-    fleet.tell_all(&[node.revise_key(&KEY, KeyState::Deleted, None).expect("revised")]);
+    let enabled = one(node.records(RecordKind::Key).expect("listed"));
+    let deleted = node.revise_key(&KEY, KeyState::Deleted, None).expect("revised");
+    fleet.tell_all(std::slice::from_ref(&deleted));
     refused(node.decrypt(&sealed, &context()), Code::BadState);
     refused(node.revise_key(&KEY, KeyState::Enabled, None), Code::BadState);
     let kept = one(node.records(RecordKind::Key).expect("listed"));
     assert!(said::<KeyRecord>(&kept).token.is_none(), "the material is gone");
+    assert!(matches!(one(node.learn(std::slice::from_ref(&deleted)).expect("asked")), Learnt::Known));
+    // Not even a member that kept the material brings the key back.
+    let (version, parent) =
+        (said::<KeyRecord>(&deleted).version + 1, statement::hash_in(&deleted).expect("a record"));
+    let revived = KeyRecord { version, parent, ..said::<KeyRecord>(&enabled) };
+    assert_eq!(refused_record(node, &fleet.forge("node-2", revived)), Code::BadState);
 }
 
 #[test]

@@ -101,6 +101,9 @@ fn n09_an_answer_counts_in_its_own_epoch_configuration_and_session_only() {
     let (other, _) = fleet.open_session(1);
     let moved = fleet.forge("node-2", Answer { session: other, ..honest.clone() });
     refused(node.receive(&moved), Code::Replayed);
+    // Nor does another holder's, under one's own name and index.
+    let borrowed = Answer { sealed: said::<Answer>(&got[2]).sealed, ..honest.clone() };
+    refused(node.receive(&fleet.forge("node-2", borrowed)), Code::NotOpened);
     let garbage = forge(|a| *a.sealed.0.last_mut().expect("bytes") ^= 1);
     let e = refused(node.receive(&garbage), Code::NotOpened);
     assert_eq!(e.culprits, [node_id(2)]);
