@@ -112,7 +112,7 @@ class KmsApp:
             verified = await self._verifier.verify(request, protocol.service)
         except Exception as error:
             return await self._refuse(protocol, self._explain(error, request_id), request_id, request.peer)
-        call = Call(request_id, verified.identity, _UNKNOWN, verified.signature)
+        call = Call(request_id, verified.identity, _UNKNOWN, verified.once)
         try:
             answer, outcome = await self._serve(protocol, request, call, verified, may_forward)
         except Exception as error:
@@ -157,7 +157,7 @@ class KmsApp:
         now = self._now()
         if operation.once:
             guard = self._changes if operation.changes_state else self._data_keys
-            guard.admit(verified.signature, verified.signed_at, now)
+            guard.admit(verified.once, verified.signed_at, now)
 
         async def intend() -> None:
             try:

@@ -74,7 +74,7 @@ class AliasRecord:
 class Call:
     """One authenticated call under way: who asks, and what the audit line will say.
 
-    `request_token` is the request's signature (64 hexadecimal digits). It is the same in a byte-identical
+    `request_token` is the request's mark (64 hexadecimal digits; see `replay`). It is the same in a byte-identical
     repeat and differs in an SDK's retry. A backend keeps the tokens of calls that change state for ten
     minutes, fleet-wide, and raises `RequestReplayed` for one it has seen: the API's own cache sees one
     process only. The operation fills in `key_id` and `domain`, and `source_key_id` for ReEncrypt; the backend

@@ -32,15 +32,18 @@ _SINGULAR = frozenset(
 )
 _HEX = frozenset("0123456789abcdef")
 _KNOWN_LISTS = 256
+_INVOCATION, _ATTEMPT = b"amz-sdk-invocation-id", b"amz-sdk-request"
 
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """A request whose signature holds. `signed_at`: seconds since 1970, by the signer's clock."""
+    """A request whose signature holds. `signed_at`: seconds since 1970, by the signer's clock. `once` tells this
+    request from every other (64 hexadecimal digits; see `replay`).
+    """
 
     identity: Identity
-    signature: str
     signed_at: float
+    once: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +55,12 @@ class _Authorization:
     terminator: str
     signed_headers: bytes
     signature: str
+
+
+def _once(signature: str, request: SignedRequest) -> str:
+    """A signature has seconds only, and SDKs do not sign what tells their calls apart within one."""
+    parts = (signature.encode("ascii"), request.header(_INVOCATION), request.header(_ATTEMPT))
+    return hashlib.sha256(b"\n".join(parts)).hexdigest()
 
 
 class Verifier:
@@ -115,7 +124,7 @@ class Verifier:
             to_sign.encode(),
             authorization.signature,
         )
-        return Verified(identity, authorization.signature, signed_at)
+        return Verified(identity, signed_at, _once(authorization.signature, request))
 
     def _signed_names(self, listed: bytes) -> tuple[bytes, ...]:
         names = self._lists.get(listed)

@@ -93,6 +93,24 @@ def test_n75_byte_identical_repeat_is_refused_and_changes_nothing(client: Client
     assert client.backend.audited[-1].outcome == "InvalidSignatureException"
 
 
+@pytest.mark.parametrize("name", ["CreateKey", "GenerateDataKey"])
+def test_calls_of_one_second_that_the_sdk_tells_apart_without_signing_it_all_run(
+    client: Client, name: str
+) -> None:
+    """As botocore sends them: one signature, another invocation, or another attempt of one."""
+    request = sign(prepared(client, name).body, kms_headers(name))
+    marks = [(b"a", b"attempt=1; max=3"), (b"b", b"attempt=1; max=3"), (b"b", b"attempt=2; max=3")]
+    calls = [
+        replace(
+            request,
+            headers=(*request.headers, (b"amz-sdk-invocation-id", invocation), (b"amz-sdk-request", attempt)),
+        )
+        for invocation, attempt in marks
+    ]
+    assert [client.send(call).status for call in calls] == [200, 200, 200]
+    assert [client.send(call).status for call in calls] == [403, 403, 403]
+
+
 def test_n75_repeat_that_reaches_another_process_is_refused_by_the_backend(client: Client) -> None:
     request = prepared(client, "CreateKey")
     assert client.send(request).status == 200
