@@ -40,8 +40,9 @@ class ReplayGuard:
         self._swept = -math.inf
 
     def admit(self, once: str, signed_at: float, now: float) -> None:
-        """Records a verified request by its mark (hexadecimal). `signed_at`, `now`: seconds since 1970. Raises if it was recorded
-        before.
+        """Records a verified request by its mark (hexadecimal). Raises if it was recorded before.
+
+        `signed_at`, `now`: seconds since 1970.
         """
         self._sweep(now)
         mark = int(once[:16], 16)
