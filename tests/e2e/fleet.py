@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -85,7 +86,7 @@ class Fleet:
             except (ProcessLookupError, ValueError):
                 continue
 
-    @property
+    @cached_property
     def env(self) -> dict[str, str]:
         """Exactly the variables of `quorate env`."""
         lines = self.cli("env").stdout.splitlines()
@@ -123,8 +124,9 @@ class Fleet:
     def pause(self, name: str) -> None:
         os.kill(self.run_of(name)["pid"], signal.SIGSTOP)
 
-    def start(self, name: str) -> None:
-        self.cli("node", "start", name)
+    def start(self, name: str, **environment: str) -> None:
+        """`environment` is added to the node's."""
+        Cli(self.data, environment)("node", "start", name)
 
     # The hub's view.
 
