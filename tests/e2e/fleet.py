@@ -62,6 +62,12 @@ class Cli:
         assert process.returncode == fails, f"quorate {' '.join(words)}: {process.returncode}\n{out}{err}"
         return subprocess.CompletedProcess(words, process.returncode, out, err)
 
+    def works(self, *words: str) -> bool:
+        """Runs to its end; whether it succeeded."""
+        process = self.start(*words)
+        process.communicate(timeout=60)
+        return process.returncode == 0
+
     def json(self, *words: str) -> Any:
         return json.loads(self(*words, "--json").stdout)
 

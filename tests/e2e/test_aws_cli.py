@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from tests.e2e.fleet import Fleet
 
 AWS = Path(sys.executable).parent / "aws"

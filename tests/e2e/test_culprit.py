@@ -3,7 +3,6 @@
 import os
 
 import pytest
-
 from tests.e2e.fleet import Fleet, until
 
 TESTING = os.environ.get("QUORATE_TESTING_PATH", "")

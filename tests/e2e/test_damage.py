@@ -6,7 +6,6 @@ import socket
 from pathlib import Path
 
 import pytest
-
 from tests.e2e.fleet import Cli, Fleet, until
 
 
@@ -41,7 +40,8 @@ def test_another_format_is_refused_and_left_as_it_is(whole: Fleet) -> None:
 
 def test_a_vault_in_use_is_not_opened_twice(whole: Fleet) -> None:
     refused = whole.cli("node", "serve", "node-1", fails=1)
-    assert "vault_in_use" in refused.stderr or "in use" in refused.stderr
+    assert "another process has the vault in" in refused.stderr
+    assert "remedy" in refused.stderr
     assert whole.status()["hub"]["state"] == "ready"
 
 

@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
-
 from tests.e2e.fleet import Fleet, code_of
 
 TEXT = b"a secret of at most 4096 bytes"
@@ -100,7 +99,9 @@ def test_random_bytes_differ(kms: Any) -> None:
 
 def test_aliases_are_made_listed_and_deleted(kms: Any, key: str) -> None:
     kms.create_alias(AliasName="alias/one", TargetKeyId=key)
-    assert refused(lambda: kms.create_alias(AliasName="alias/one", TargetKeyId=key)) == "AlreadyExistsException"
+    assert (
+        refused(lambda: kms.create_alias(AliasName="alias/one", TargetKeyId=key)) == "AlreadyExistsException"
+    )
     assert [alias["AliasName"] for alias in kms.list_aliases(KeyId=key)["Aliases"]] == ["alias/one"]
     kms.delete_alias(AliasName="alias/one")
     assert kms.list_aliases(KeyId=key)["Aliases"] == []
