@@ -85,8 +85,10 @@ def test_a_silent_holder_costs_one_substitute_and_no_error(
     whole.pause("node-2")
     try:
         for _ in range(3):
-            whole.lock()  # itself waits some seconds for the silent node
-            client = whole.client(config=Config(retries={"total_max_attempts": 3}, read_timeout=3))
+            whole.lock()
+            # The kernel may give the stopped node a connection: then the handshake hangs, and the SDK tries again.
+            patient = Config(retries={"total_max_attempts": 6}, connect_timeout=2, read_timeout=3)
+            client = whole.client(config=patient)
             assert opened(client, sealed) == DATA
     finally:
         os.kill(whole.run_of("node-2")["pid"], signal.SIGCONT)
