@@ -130,7 +130,7 @@ def test_crash_within_a_migration_leaves_a_database_that_opens(
     with_database(path, nothing)
 
 
-# Failed writes (ATTACKS N47: what could not be written is not acknowledged, and the process must stop).
+# Failed writes (attack N47: what could not be written is not acknowledged, and the process must stop).
 
 
 def test_n47_failed_write_is_refused_and_ends_all_writing(path: Path) -> None:
