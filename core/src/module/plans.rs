@@ -14,6 +14,10 @@ use crate::seal::statement::Signed;
 use crate::sharing::Shape;
 use crate::vault::Change;
 
+/// The furthest that one plan may move a domain's numbers: one plan of a stolen hub cannot burn them all, and
+/// so leave a domain that nobody can create.
+const MAX_NUMBER_STEP: u64 = 1 << 32;
+
 impl State {
     /// What a module refuses in a plan, whoever signed it (design section 4.1).
     pub fn check_plan(&self, p: &Plan) -> Result<()> {
@@ -90,8 +94,15 @@ impl State {
     }
 
     pub fn burn(&mut self, domain: &DomainId, number: Epoch) -> Result<()> {
-        if self.burnt.get(domain).is_some_and(|&b| number <= b) || number == Epoch(0) {
+        let burnt = self.burnt.get(domain).map_or(0, |b| b.0);
+        if number.0 <= burnt {
             return fail(Code::WrongEpoch, format!("epoch number {number} of {domain} is burnt"));
+        }
+        if number.0 - burnt > MAX_NUMBER_STEP {
+            return fail(
+                Code::WrongEpoch,
+                format!("epoch number {number} of {domain} jumps too far ahead of {burnt}, which is burnt here"),
+            );
         }
         self.commit(&[Change::Put { table: store::BURNT, id: &encode(domain), value: &encode(&number) }])?;
         self.burnt.insert(domain.clone(), number);

@@ -190,6 +190,21 @@ fn n49_an_attempt_burns_its_number_for_good() {
 }
 
 #[test]
+fn n97_a_stolen_hub_burns_no_number_that_all_others_lie_below() {
+    let mut fleet = Fleet::founded();
+    let honest = fleet.plan(1);
+    for far in [u64::MAX, (1 << 32) + 1] {
+        let plan = fleet.forge("hub", Plan { to_epoch: Epoch(far), ..said::<Plan>(&honest) });
+        refused(fleet.node(1).accept_plan(&plan, &fleet.charter), Code::WrongEpoch);
+    }
+    fleet.node(1).accept_plan(&honest, &fleet.charter).expect("the first number is free");
+    fleet.reopen(1);
+    let far = fleet.forge("hub", Plan { to_epoch: Epoch((1 << 32) + 2), ..said::<Plan>(&honest) });
+    refused(fleet.node(1).accept_plan(&far, &fleet.charter), Code::WrongEpoch);
+    fleet.node(1).accept_plan(&fleet.plan((1 << 32) + 1), &fleet.charter).expect("within the step");
+}
+
+#[test]
 fn an_epoch_counts_from_one() {
     let fleet = Fleet::founded();
     refused(fleet.node(1).accept_plan(&fleet.plan(0), &fleet.charter), Code::WrongEpoch);
