@@ -101,7 +101,9 @@ impl State {
         if number.0 - burnt > MAX_NUMBER_STEP {
             return fail(
                 Code::WrongEpoch,
-                format!("epoch number {number} of {domain} jumps too far ahead of {burnt}, which is burnt here"),
+                format!(
+                    "epoch number {number} of {domain} jumps too far ahead of {burnt}, which is burnt here"
+                ),
             );
         }
         self.commit(&[Change::Put { table: store::BURNT, id: &encode(domain), value: &encode(&number) }])?;

@@ -100,6 +100,31 @@ fn n77_a_wrong_signature_of_a_known_key_reads_as_that_of_an_unknown_one() {
 }
 
 #[test]
+fn a_record_with_another_secret_ends_the_old_one_at_once() {
+    let (mut fleet, old, record) = with_access();
+    let id = old.access_key_id.as_str();
+    let check = |fleet: &Fleet, secret: &str| {
+        let signature = sign(secret, "us-east-1", b"x");
+        fleet.node(1).check_signature(id, DAY, "us-east-1", "kms", b"x", &signature)
+    };
+    check(&fleet, &old.secret).expect("right, and its signing key is kept for the day");
+    let new = fleet.operator.new_access(&fleet.hub_entry).expect("a secret");
+    let sealed = fleet.hub.reseal_access_secret(&new.access_key_id, &new.sealed_to_hub).expect("sealed");
+    // The secret of another access key is bound to that one: this record opens nothing, not even the old one.
+    let changed = fleet.operator.access_key(body(id, sealed), Some(&record)).expect("signed");
+    fleet.tell_all(std::slice::from_ref(&changed));
+    assert!(check(&fleet, &old.secret).is_err(), "the old secret still signs");
+}
+
+#[test]
+fn only_the_hubs_entry_gets_an_access_keys_secret() {
+    let mut fleet = Fleet::founded();
+    let entries = fleet.hub.entries().expect("entries");
+    let (_, member) = entries.iter().find(|(e, _)| e.name == crate::fixture::node_id(1)).expect("node-1");
+    refused(fleet.operator.new_access(member), Code::NotAuthorized);
+}
+
+#[test]
 fn n92_a_hub_makes_no_access_key() {
     let (fleet, new, record) = with_access();
     let known = statement::read_approved::<AccessKey>(&record).expect("a record");

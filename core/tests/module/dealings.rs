@@ -2,11 +2,12 @@
 
 use quorate_core::encoding::{Bytes, digest, encode};
 use quorate_core::error::Code;
-use quorate_core::ids::Hash;
+use quorate_core::ids::{Epoch, Hash, NodeId};
 use quorate_core::module::SubShare;
 use quorate_core::module::messages::{Configuration, Dealing, Plan, PlanKey, Prepared};
 use quorate_core::seal::hpke::{self, Info, KemPrivate, SUITE};
 use quorate_core::seal::statement;
+use quorate_core::sharing::{self, Constant, Dealt, Threshold};
 
 use crate::fixture::{Creation, Fleet, domain, index, node_id, refused, rng, said, secret};
 
@@ -231,6 +232,88 @@ fn n39_a_wrong_sub_share_convicts_its_dealer() {
     let sub = SubShare { sealed, ..c.sub(2) };
     let e = refused(fleet.node(2).prepare(&configuration, &[dealing], &[sub]), Code::BadShare);
     assert_eq!(e.culprits, [quorate_core::ids::NodeId::hub()]);
+}
+
+/// A fresh sharing of threshold `k` for all five holders.
+fn sharing_of(k: u8) -> Dealt {
+    let indices = [1, 2, 3, 4, 5].map(index);
+    sharing::deal(Threshold::new(u64::from(k)).expect("a threshold"), &indices, Constant::Fresh, &mut rng())
+        .expect("dealt")
+}
+
+/// A stolen hub's configuration of exactly this dealing, its commitments taken over.
+fn configured(fleet: &Fleet, c: &Creation, dealing: &[u8]) -> Vec<u8> {
+    let commitments = said::<Dealing>(dealing).commitments;
+    let dealings = vec![statement::hash_in(dealing).expect("a dealing")];
+    fleet.forge("hub", Configuration { dealings, commitments, ..said::<Configuration>(&c.configuration) })
+}
+
+#[test]
+fn n04_a_dealing_of_a_higher_degree_is_refused() {
+    let fleet = Fleet::founded();
+    let c = fleet.deal_epoch(1);
+    // Everything fits together, sub-share and all; but three shards of it would not give the key back.
+    let four = sharing_of(4);
+    let kem = said::<PlanKey>(&c.keys[1]).kem;
+    let info = sub_share_info(&c.plan, 2);
+    let sealed = hpke::seal(&kem, &info, &[], &*four.shares[1].to_bytes(), &mut rng()).expect("sealed");
+    let mut dealing = Dealing { commitments: four.commitments, ..said::<Dealing>(&c.dealing) };
+    dealing.sealed[1] = Hash(digest("quorate/v1/epoch/sealed-sub-share", &sealed));
+    let dealing = fleet.forge("hub", dealing);
+    let configuration = configured(&fleet, &c, &dealing);
+    let prepared = fleet.node(2).prepare(&configuration, &[dealing], &[SubShare { sealed, ..c.sub(2) }]);
+    assert_eq!(refused(prepared, Code::BadCommitments).culprits, [NodeId::hub()]);
+}
+
+#[test]
+fn n39_a_configurations_commitments_are_the_sum_of_its_dealings() {
+    let fleet = Fleet::founded();
+    let c = fleet.deal_epoch(1);
+    let commitments = sharing_of(3).commitments;
+    let other = Configuration { commitments, ..said::<Configuration>(&c.configuration) };
+    let other = fleet.forge("hub", other);
+    refused(fleet.node(1).prepare(&other, &c.dealings(), &[c.sub(1)]), Code::BadCommitments);
+}
+
+#[test]
+fn a_configuration_takes_its_plans_own_dealings_and_number() {
+    let fleet = Fleet::founded();
+    let changes: [fn(&mut Dealing); 4] = [
+        |d| d.plan = Hash([1; 32]),
+        |d| d.to_epoch = Epoch(9),
+        |d| d.index = Some(index(1)),
+        |d| d.sealed.truncate(4),
+    ];
+    for (number, change) in (1..).zip(changes) {
+        let c = fleet.deal_epoch(number);
+        let mut dealing = said::<Dealing>(&c.dealing);
+        change(&mut dealing);
+        let dealing = fleet.forge("hub", dealing);
+        let configuration = configured(&fleet, &c, &dealing);
+        refused(fleet.node(5).prepare(&configuration, &[dealing], &[c.sub(5)]), Code::BadCommitments);
+    }
+    // A member's word in the dealer's place, another dealing than the one named, one too many.
+    let c = fleet.deal_epoch(20);
+    let by_a_member = fleet.forge("node-2", said::<Dealing>(&c.dealing));
+    let configuration = configured(&fleet, &c, &by_a_member);
+    refused(fleet.node(1).prepare(&configuration, &[by_a_member], &[c.sub(1)]), Code::BadCommitments);
+    let honest = said::<Configuration>(&c.configuration);
+    let unnamed = fleet.forge("hub", Configuration { dealings: vec![Hash([1; 32])], ..honest.clone() });
+    refused(fleet.node(2).prepare(&unnamed, &c.dealings(), &[c.sub(2)]), Code::BadCommitments);
+    let twice = [c.dealing.clone(), c.dealing.clone()];
+    refused(fleet.node(3).prepare(&c.configuration, &twice, &[c.sub(3)]), Code::BadCommitments);
+    let hashes = vec![honest.dealings[0]; 2];
+    let twice_named = fleet.forge("hub", Configuration { dealings: hashes, ..honest.clone() });
+    refused(fleet.node(4).prepare(&twice_named, &c.dealings(), &[c.sub(4)]), Code::BadCommitments);
+    let renumbered = fleet.forge("hub", Configuration { epoch: Epoch(21), ..honest });
+    refused(fleet.node(5).prepare(&renumbered, &c.dealings(), &[c.sub(5)]), Code::WrongEpoch);
+}
+
+#[test]
+fn n92_a_hub_deals_no_plan_beyond_the_charter() {
+    let fleet = Fleet::founded();
+    let lower = Plan { threshold: 2, ..said::<Plan>(&fleet.plan(1)) };
+    refused(fleet.hub.deal(&fleet.forge("hub", lower), &[]), Code::OutsideCharter);
 }
 
 #[test]

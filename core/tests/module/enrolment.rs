@@ -3,8 +3,10 @@
 use quorate_core::encoding::Bytes;
 use quorate_core::error::Code;
 use quorate_core::ids::{Hash, NodeId};
-use quorate_core::module::messages::{EnrolRequest, Entry, Role, Roster, Standing, Token};
+use quorate_core::module::messages::{EnrolRequest, Entry, FleetInfo, Role, Roster, Standing, Token};
+use quorate_core::module::{Module, Sources};
 use quorate_core::seal::statement;
+use quorate_core::vault::Root;
 
 use crate::fixture::{Fleet, NOW, node_id, refused, said};
 
@@ -43,6 +45,11 @@ fn n64_a_token_admits_its_module_with_its_secret_in_its_time() {
     check(|r| r.name = label("node-8"), Code::NotAuthorized);
     check(|r| r.role = Role::Backup, Code::NotAuthorized);
     check(|r| r.zone = "elsewhere".to_owned(), Code::NotAuthorized);
+    // Under another name all over: the token is for one.
+    let mut renamed = said::<EnrolRequest>(&request);
+    renamed.name = label("node-8");
+    let renamed = fleet.forge_as("node-7", "node-8", renamed);
+    refused(fleet.hub.check_enrolment(&renamed, &token, NOW), Code::NotAuthorized);
     // Signed by another key than the one it names, or not as the module it names.
     let not_its_own = fleet.forge_as("node-1", "node-7", said::<EnrolRequest>(&request));
     refused(fleet.hub.check_enrolment(&not_its_own, &token, NOW), Code::BadSignature);
@@ -204,6 +211,64 @@ fn n92_two_rosters_of_one_version_are_not_believed() {
     assert_eq!(fleet.node(1).roster_bytes().expect("asked"), Some(next));
 }
 
+/// node-1's next entry, as the operator would sign it after `change`.
+fn next_entry(fleet: &Fleet, change: impl FnOnce(&mut Entry)) -> Vec<u8> {
+    let entries = fleet.hub.entries().expect("entries");
+    let (known, bytes) = entries.iter().find(|(e, _)| e.name == node_id(1)).expect("node-1");
+    let parent = statement::read_approved::<Entry>(bytes).expect("an entry").hash();
+    let mut next = Entry { version: known.version + 1, parent, address: "b:2".to_owned(), ..known.clone() };
+    change(&mut next);
+    fleet.forge_approval("operator", &next)
+}
+
+#[test]
+fn n64_an_entrys_next_version_keeps_its_keys_and_follows_the_last() {
+    let mut fleet = Fleet::founded();
+    // Keys that no module of the roster has: nothing but their change is wrong with them.
+    let fresh = fleet.new_module("node-7");
+    let invitation = fleet.invite("node-7", None).1;
+    let other = said::<EnrolRequest>(&fresh.enrol_request(&invitation, "a:1").expect("a request"));
+    let admit = |change: &dyn Fn(&mut Entry)| fleet.hub.admit(&next_entry(&fleet, |e| change(e)));
+    refused(admit(&|e| e.sign = other.sign), Code::DuplicateKey);
+    refused(admit(&|e| e.kem = other.kem.clone()), Code::DuplicateKey);
+    refused(admit(&|e| e.tls = other.tls.clone()), Code::DuplicateKey);
+    refused(admit(&|e| e.version += 1), Code::AlreadyExists);
+    refused(admit(&|e| e.parent = Hash([1; 32])), Code::AlreadyExists);
+    refused(admit(&|e| e.name = NodeId::operator()), Code::NotAuthorized);
+    refused(admit(&|e| e.name = label("node-9")), Code::StaleVersion);
+    admit(&|_| ()).expect("a new address");
+}
+
+#[test]
+fn n92_a_stolen_hub_takes_no_entry_back() {
+    let fleet = Fleet::founded();
+    let before = fleet.hub.roster_bytes().expect("asked").expect("a roster");
+    let next = fleet.hub.admit(&next_entry(&fleet, |_| ())).expect("admitted");
+    let node = fleet.node(3);
+    node.install_roster(&next).expect("installed");
+    let parent = statement::hash_in(&next).expect("a roster");
+    let version = said::<Roster>(&next).version + 1;
+    let forge = |body: Roster| fleet.forge("hub", body);
+    // The old entries as a new version; the new entries as an old one.
+    refused(
+        node.install_roster(&forge(Roster { version, parent, ..said::<Roster>(&before) })),
+        Code::StaleVersion,
+    );
+    refused(node.install_roster(&forge(Roster { version: 1, ..said::<Roster>(&next) })), Code::StaleVersion);
+    // Two entries of one version, both signed by the operator: the first one known stands.
+    let rival = next_entry(&fleet, |e| {
+        e.version -= 1;
+        e.address = "c:3".to_owned();
+    });
+    let mut entries: Vec<Bytes> = said::<Roster>(&next).entries;
+    let at = entries
+        .iter()
+        .position(|e| statement::read_approved::<Entry>(&e.0).expect("an entry").body().name == node_id(1));
+    entries[at.expect("node-1")] = Bytes(rival);
+    let split = Roster { version, parent, entries, ..said::<Roster>(&next) };
+    refused(node.install_roster(&forge(split)), Code::StaleVersion);
+}
+
 #[test]
 fn n97_a_stolen_hub_uses_up_no_version_of_the_roster() {
     let fleet = Fleet::founded();
@@ -227,12 +292,50 @@ fn a_module_is_pinned_to_one_operator_for_good() {
 }
 
 #[test]
+fn no_module_is_called_operator() {
+    let dir = std::env::temp_dir().join(format!("quorate-operator-{}", std::process::id()));
+    refused(
+        Module::create(&dir, &NodeId::operator(), &Root::KeyFile, Sources::system()),
+        Code::NotAuthorized,
+    );
+    assert!(!dir.exists(), "refused before a vault was made");
+}
+
+#[test]
+fn a_module_pins_no_operator_but_the_one_that_the_fleet_names() {
+    let fleet = Fleet::founded();
+    let scratch = fleet.new_module("node-7");
+    // A thief's key signs a statement about the true operator's fleet.
+    let info = statement::read_approved::<FleetInfo>(fleet.operator.fleet_info()).expect("info").into_body();
+    let forged = fleet.forge_approval("node-2", &info);
+    refused(scratch.pin(&forged, &fleet.stolen_key("node-2").public()), Code::NotAuthorized);
+    scratch.pin(fleet.operator.fleet_info(), &fleet.operator.public()).expect("nothing was pinned");
+}
+
+#[test]
 fn a_fleet_is_founded_once_by_its_hub() {
     let mut fleet = Fleet::founded();
     refused(fleet.hub.found_fleet(&fleet.hub_entry), Code::AlreadyExists);
     let second = fleet.new_module("hub-2");
     second.pin(fleet.operator.fleet_info(), &fleet.operator.public()).expect("pinned");
     refused(second.found_fleet(&fleet.hub_entry), Code::NotAuthorized);
+    // An entry in this module's name, with its keys, or for its role, is not enough on its own.
+    let keys = said::<EnrolRequest>(&second.enrol_request_hub("z0", "a:1").expect("a request"));
+    let hub = statement::read_approved::<Entry>(&fleet.hub_entry).expect("an entry").into_body();
+    for entry in [
+        Entry { name: label("hub-2"), ..hub.clone() },
+        Entry { sign: keys.sign, kem: keys.kem.clone(), tls: keys.tls.clone(), ..hub.clone() },
+        Entry {
+            name: label("hub-2"),
+            sign: keys.sign,
+            kem: keys.kem,
+            tls: keys.tls,
+            role: Role::Holder,
+            ..hub
+        },
+    ] {
+        refused(second.found_fleet(&fleet.forge_approval("operator", &entry)), Code::NotAuthorized);
+    }
     // A second hub beside the first is refused, whoever approved it.
     let request = second.enrol_request_hub("z0", "a:1").expect("a request");
     let entry = fleet.operator.approve_entry(&request, NOW).expect("approved").0;

@@ -85,7 +85,10 @@ fn a_key_is_made_under_a_lease_of_its_own_domain() {
         fleet.node(1).make_key(KEY, &domain(), String::new(), Vec::new(), NOW * 1000),
         Code::AlreadyExists,
     );
+    let before = fleet.node(1).lease(&domain()).expect("asked").expect("a lease").uses;
     make(&fleet, 1, &domain()).expect("made");
+    let after = fleet.node(1).lease(&domain()).expect("asked").expect("a lease").uses;
+    assert_eq!(after, before - 1, "a new key is a use like any other");
 }
 
 #[test]

@@ -1,9 +1,12 @@
 //! Fleet messages between modules: what is refused as a repeat, as stale, as not for this module.
 
+use quorate_core::encoding::{Bytes, encode};
 use quorate_core::error::Code;
-use quorate_core::ids::NodeId;
+use quorate_core::ids::{Epoch, NodeId};
+use quorate_core::module::messages::Rekey;
+use quorate_core::seal::hpke::{self, Info, SUITE};
 
-use crate::fixture::{Fleet, node_id, refused};
+use crate::fixture::{Fleet, node_id, refused, rng, said};
 
 const HELLO: &str = "link/hello";
 
@@ -98,7 +101,28 @@ fn a_fleet_key_is_for_one_module_and_one_fleet_epoch() {
     let rekey = fleet.hub.rekey_for(&node_id(2)).expect("a rekey");
     refused(fleet.node(1).accept_rekey(&rekey), Code::WrongRecipient);
     fleet.node(2).accept_rekey(&rekey).expect("the known key again");
-    let by_a_node =
-        fleet.forge("node-3", crate::fixture::said::<quorate_core::module::messages::Rekey>(&rekey));
+    let by_a_node = fleet.forge("node-3", said::<Rekey>(&rekey));
     refused(fleet.node(2).accept_rekey(&by_a_node), Code::NotAuthorized);
+}
+
+#[test]
+fn n92_a_stolen_hub_replaces_no_fleet_key_that_is_held() {
+    let fleet = Fleet::founded();
+    let rekey = said::<Rekey>(&fleet.hub.rekey_for(&node_id(2)).expect("a rekey"));
+    let entries = fleet.hub.entries().expect("entries");
+    let kem = &entries.iter().find(|(e, _)| e.name == node_id(2)).expect("node-2").0.kem;
+    let info = encode(&Info {
+        suite: SUITE.to_owned(),
+        kind: "rekey".to_owned(),
+        fleet: rekey.fleet,
+        sender: NodeId::hub(),
+        recipient: node_id(2),
+        domain: None,
+        epoch: Epoch(rekey.fleet_epoch),
+        index: None,
+        context: Bytes(Vec::new()),
+    });
+    let sealed = Bytes(hpke::seal(kem, &info, &[], &[7; 32], &mut rng()).expect("sealed"));
+    let other = fleet.forge("hub", Rekey { sealed, ..rekey });
+    refused(fleet.node(2).accept_rekey(&other), Code::StaleVersion);
 }

@@ -4,11 +4,12 @@ use quorate_core::encoding::{Bytes, encode};
 use quorate_core::error::Code;
 use quorate_core::ids::{DomainId, Epoch, Hash, NodeId};
 use quorate_core::module::Learnt;
-use quorate_core::module::messages::{Charter, Dealer, Mode, Plan, Purpose, Role};
+use quorate_core::module::messages::{Allowed, Charter, Dealer, DealerKind, Mode, Plan, Purpose, Role, Seat};
+use quorate_core::module::operator::Invite;
 use quorate_core::seal::statement;
 
 use crate::fixture::{
-    Fleet, THRESHOLD, charter, index, node_id, one, order, refused, refused_record, said, seat,
+    Fleet, NOW, THRESHOLD, charter, index, node_id, one, order, refused, refused_record, said, seat,
 };
 
 /// Changes one field of an honest plan.
@@ -224,6 +225,64 @@ fn only_first_epochs_are_made_and_only_once() {
             (|p| p.from_epoch = Epoch(1), Code::BadState),
         ],
     );
+}
+
+#[test]
+fn a_first_epoch_is_created_from_nothing() {
+    let fleet = Fleet::founded();
+    let honest = fleet.plan(1);
+    refuses_each(
+        &fleet,
+        &honest,
+        &fleet.charter,
+        &[(|p| p.purpose = Purpose::Reshare, Code::BadState), (|p| p.from_epoch = Epoch(1), Code::BadState)],
+    );
+}
+
+#[test]
+fn a_charter_of_another_mode_or_dealer_is_kept_and_not_acted_on() {
+    for body in
+        [Charter { mode: Mode::Threshold, ..charter() }, Charter { dealer: DealerKind::Members, ..charter() }]
+    {
+        let fleet = Fleet::founded();
+        let mode = body.mode;
+        let signed = fleet.operator.charter(body, Some(&fleet.charter)).expect("signed");
+        let mut plan = Plan { mode, ..said::<Plan>(&fleet.plan(1)) };
+        plan.charter = statement::read_approved::<Charter>(&signed).expect("a charter").hash();
+        let plan = fleet.forge("hub", plan);
+        refused(fleet.node(1).accept_plan(&plan, &signed), Code::BadState);
+        // The hub learns the charter that it plans under, and refuses it likewise.
+        refused(fleet.hub.plan(&signed, order(1)), Code::BadState);
+    }
+}
+
+#[test]
+fn n92_a_seats_role_is_its_modules_own_in_the_roster() {
+    let mut fleet = Fleet::founded();
+    let backup = fleet.new_module("node-7");
+    let invite = Invite {
+        name: node_id(7),
+        role: Role::Backup,
+        zone: "z".to_owned(),
+        enrol_address: "127.0.0.1:2".to_owned(),
+        expires: NOW + 3600,
+        fingerprint: None,
+    };
+    let (_, invitation) = fleet.operator.invite(invite).expect("an invitation");
+    let request = backup.enrol_request(&invitation, "127.0.0.1:3").expect("a request");
+    let entry = fleet.operator.approve_entry(&request, NOW).expect("an entry").0;
+    let roster = fleet.hub.admit(&entry).expect("admitted");
+    fleet.node(1).install_roster(&roster).expect("installed");
+    // As a holder, which it is not; and as a backup, which holds nothing in this version.
+    for role in [Role::Holder, Role::Backup] {
+        let mut body = charter();
+        body.allowed[4] = Allowed { node: node_id(7), role };
+        let signed = fleet.operator.charter(body, Some(&fleet.charter)).expect("signed");
+        fleet.charter.clone_from(&signed);
+        let mut bad = order(1);
+        bad.committee[4] = Seat { index: index(5), node: node_id(7), role };
+        refused(fleet.hub.plan(&signed, bad), Code::OutsideCharter);
+    }
 }
 
 #[test]

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use quorate_core::error::Code;
-use quorate_core::ids::{Epoch, Hash, SessionId};
+use quorate_core::ids::{DomainId, Epoch, Hash, SessionId};
 use quorate_core::module::messages::{
     Answer, Called, Charter, Closed, Grant, Limits, Outcome, SessionRequest,
 };
@@ -30,14 +30,16 @@ fn n07_a_corrupt_answer_is_blamed_and_a_substitutes_combines() {
     fleet.node(2).corrupt_answers(true).expect("set");
     let (_, request) = fleet.open_session(1);
     let grant = fleet.grant(&request, &[1, 2, 3, 4]);
-    let mut last = None;
-    for n in [1, 2, 3] {
-        last = Some(fleet.node(1).receive(&fleet.answer(n, &grant)).expect("taken"));
-    }
-    let progress = last.expect("three answers");
+    let corrupt = fleet.answer(2, &grant);
+    fleet.node(1).receive(&fleet.answer(1, &grant)).expect("taken");
+    fleet.node(1).receive(&corrupt).expect("taken");
+    let progress = fleet.node(1).receive(&fleet.answer(3, &grant)).expect("taken");
     assert_eq!(progress.culprits, [(index(2), node_id(2))]);
     assert_eq!((progress.have, progress.need), (2, 3));
     assert!(progress.closed.is_none() && !is_unlocked(&fleet, 1), "no key was rebuilt");
+    // Whoever was blamed is not heard again in this session, whatever it says now.
+    let again = fleet.forge("node-2", said::<Answer>(&corrupt));
+    refused(fleet.node(1).receive(&again), Code::Replayed);
     let progress = fleet.node(1).receive(&fleet.answer(4, &grant)).expect("taken");
     let closed = said::<Closed>(&progress.closed.expect("combined"));
     assert_eq!((closed.outcome, closed.culprits), (Outcome::Combined, vec![index(2)]));
@@ -96,6 +98,8 @@ fn n09_an_answer_counts_in_its_own_epoch_configuration_and_session_only() {
     refused(node.receive(&forge(|a| a.epoch = Epoch(2))), Code::WrongEpoch);
     refused(node.receive(&forge(|a| a.configuration = Hash([1; 32]))), Code::WrongEpoch);
     refused(node.receive(&forge(|a| a.request = Hash([1; 32]))), Code::Replayed);
+    let elsewhere = forge(|a| a.domain = DomainId::new("other").expect("a label"));
+    refused(node.receive(&elsewhere), Code::Replayed);
     refused(node.receive(&forge(|a| a.session = SessionId([1; 16]))), Code::NoSession);
     // The sealed shard of another session opens nothing, whatever the statement around it says.
     let (other, _) = fleet.open_session(1);
