@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use super::super::faults::{Fault, FaultyDisk, Unsynced};
 use super::super::slots::{BLOCK, SLOT};
 use super::super::{Change, Root, SLOTS, Vault};
-use super::{Contents, Scratch, after, contents, copy_dir, create, erase, open, put, put_secret, refusal, rng};
+use super::{Contents, Scratch, after, contents, create, erase, open, put, put_secret, refusal, rng};
 use crate::error::{Code, Error};
 use crate::rng::SeededRng;
 
