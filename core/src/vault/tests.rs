@@ -74,7 +74,8 @@ fn rng() -> SeededRng {
 }
 
 fn create(scratch: &Scratch) -> Vault {
-    Vault::create_with(&scratch.vault(), Root::KeyFile, &mut rng(), &FaultyDisk::default()).expect("a new vault")
+    Vault::create_with(&scratch.vault(), Root::KeyFile, &mut rng(), &FaultyDisk::default())
+        .expect("a new vault")
 }
 
 /// Opens on a disk that never calls a real sync.

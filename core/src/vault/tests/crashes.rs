@@ -29,7 +29,11 @@ fn script() -> Vec<Commit<'static>> {
         vec![put(b"a", b"1"), put_secret(b"s", b"one")],
         vec![put(b"a", b"2"), put(b"long", &LONG), put_secret(b"t", b"two"), put_secret(b"s", b"one again")],
         vec![erase(b"t"), put(b"b", b"3")],
-        vec![Change::Delete { table: "secret", id: b"s" }, put_secret(b"u", b"three"), put_secret(b"t", b"four")],
+        vec![
+            Change::Delete { table: "secret", id: b"s" },
+            put_secret(b"u", b"three"),
+            put_secret(b"t", b"four"),
+        ],
         vec![erase(b"u"), erase(b"t"), Change::Delete { table: "plain", id: b"long" }, erase(b"absent")],
     ]
 }
@@ -42,7 +46,8 @@ fn slots(scratch: &Scratch) -> Vec<Vec<u8>> {
 
 /// Slots that hold a record's key.
 fn live(scratch: &Scratch, vault: &Vault) -> BTreeSet<Vec<u8>> {
-    let held = |nth: &usize| vault.slots.read(&vault.root, u32::try_from(nth + 2).expect("few")).expect("read");
+    let held =
+        |nth: &usize| vault.slots.read(&vault.root, u32::try_from(nth + 2).expect("few")).expect("read");
     let slots = slots(scratch);
     (0..slots.len()).filter(|nth| held(nth).is_some()).map(|nth| slots[nth].clone()).collect()
 }
@@ -166,7 +171,8 @@ fn n47_a_fault_while_the_slot_file_grows_loses_nothing() {
     let ids: Vec<[u8; 2]> = (0..BLOCK - 3).map(|n| u16::try_from(n).expect("few").to_be_bytes()).collect();
     let fill: Vec<_> = ids.iter().map(|id| put_secret(id, b"s")).collect();
     create(&base).commit(&fill, &mut rng()).expect("committed");
-    let grow = [vec![put_secret(b"s", b"1"), put_secret(b"t", b"2"), put_secret(b"u", b"3")], vec![erase(b"t")]];
+    let grow =
+        [vec![put_secret(b"s", b"1"), put_secret(b"t", b"2"), put_secret(b"u", b"3")], vec![erase(b"t")]];
     for fault in [Fault::Crash, Fault::Fail] {
         for fate in [Unsynced::Lost, Unsynced::Torn(1)] {
             every_fault(&base, &grow, fault, fate);

@@ -6,7 +6,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use super::super::root::{Frame, HEADER, KEY_FILE};
 use super::super::{FORMAT, Root, SLOTS, STORE, Vault};
 use super::{Scratch, bytes_of, contents, create, open, put, put_secret, refusal, rng};
-use crate::encoding::{Bytes, decode, encode};
+use crate::encoding::{decode, encode};
 use crate::error::Code;
 
 /// A vault with a few records, closed.
@@ -138,22 +138,29 @@ fn another_format_is_named() {
     assert_eq!(refusal(open(&scratch)), Code::VaultCorrupt);
 }
 
-/// Opens the damaged copy: either it is refused as damaged, with its files as they were, or the damage
-/// hit nothing that counts and everything is there. Returns whether it was refused.
+/// Opens the damaged copy: either it is refused as damaged, with nothing lost (the damaged file is as it
+/// was, and the right one in its place opens the whole), or the damage hit nothing that counts and
+/// everything is there. Returns whether it was refused.
 fn refused_or_whole(intact: &Scratch, name: &str, bytes: &[u8], note: &str) -> bool {
     let scratch = intact.copy();
-    let want = contents(&open(intact).expect("opened"));
-    fs::write(scratch.vault().join(name), bytes).expect("written");
-    let before = bytes_of(&scratch.vault());
+    let path = scratch.vault().join(name);
+    let right = fs::read(&path).expect("a file");
+    let whole = |vault: Vault| {
+        let want = contents(&open(intact).expect("opened"));
+        assert_eq!((contents(&vault), vault.generation()), (want, 2), "{name} {note}");
+    };
+    fs::write(&path, bytes).expect("written");
     match open(&scratch) {
         Ok(vault) => {
-            assert_eq!((contents(&vault), vault.generation()), (want, 2), "{name} {note}");
+            whole(vault);
             false
         }
         Err(error) => {
             let codes = [Code::VaultCorrupt, Code::VaultVersion, Code::WrongPassphrase];
             assert!(codes.contains(&error.code), "{name} {note}: {error}");
-            assert!(bytes_of(&scratch.vault()) == before, "{name} {note}: a refused open wrote");
+            assert!(fs::read(&path).expect("a file") == bytes, "{name} {note}: a refused open wrote");
+            fs::write(&path, right).expect("written");
+            whole(open(&scratch).expect("the right file opens"));
             true
         }
     }
