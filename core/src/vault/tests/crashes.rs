@@ -250,7 +250,10 @@ fn n47_a_crash_during_the_creation_leaves_a_whole_vault_or_none() {
     }
 }
 
-/// Owned changes: kind, id, length of the value.
+/// A change that owns what it holds: kind, id, value.
+type Owned = (u8, [u8; 1], Vec<u8>);
+
+/// Changes of commits: kind, id, length of the value.
 fn commits() -> impl Strategy<Value = Vec<Vec<(u8, u8, usize)>>> {
     let change = (0..4_u8, 0..6_u8, prop_oneof![4 => 0..50_usize, 1 => 4000..9000_usize]);
     prop::collection::vec(prop::collection::vec(change, 1..6), 1..6)
@@ -263,7 +266,7 @@ proptest! {
         commits in commits(), nth in 0..120_usize, seed in any::<u64>(), crash in any::<bool>(),
     ) {
         let value = |nth: usize, len: usize| vec![u8::try_from(nth % 251).expect("small"); len];
-        let owned: Vec<Vec<(u8, [u8; 1], Vec<u8>)>> = commits
+        let owned: Vec<Vec<Owned>> = commits
             .iter()
             .enumerate()
             .map(|(nth, commit)| commit.iter().map(|(k, id, len)| (*k, [*id], value(nth, *len))).collect())
