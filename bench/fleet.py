@@ -137,14 +137,12 @@ def operations(count: int) -> dict[str, float]:
 
         for _ in range(count):
             modules.fence += 1
-            called = [(1, "a", modules.fence), (2, "b", modules.fence)]
+            called = [(1, "a", (1, modules.fence)), (2, "b", (1, modules.fence))]
             _session, request = step("open", lambda: a.open_session("bench"))
             hub.verify(request)
-            grant = step(
-                "grant", lambda request=request, called=called: hub.grant(request, term=1, called=called)
-            )
+            grant = step("grant", lambda request=request, called=called: hub.grant(request, called))
             answers = [
-                step("answer", lambda module=module, grant=grant: module.answer(grant))[0][1]
+                step("answer", lambda module=module, grant=grant: module.answer(grant))["given"][0][1]
                 for module in (a, b)
             ]
             progress: dict[str, Any] = {}
@@ -167,8 +165,8 @@ PER_SESSION = {
     "answer": (3, "holders verify, count, seal to the session key, sign"),
     "receive": (3, "requester verifies, opens, combines"),
     "closed": (3, "holders verify the last word"),
-    "seal": (1 + 2 + 1 + 2 + 2 + 1, "messages: request, grants, who is called, answers, closed, report"),
-    "unseal": (1 + 2 + 1 + 2 + 2 + 1, "the same messages, opened"),
+    "seal": (1 + 3 + 2 + 3, "messages: request, grants, answers, closed"),
+    "unseal": (1 + 3 + 2 + 3, "the same messages, opened"),
 }
 
 

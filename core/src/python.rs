@@ -21,9 +21,7 @@ use crate::module::messages::{
     Outcome, Purpose, Role, Seat, Tag,
 };
 use crate::module::operator::{Invite, Operator};
-use crate::module::{
-    AnswerOrRefusal, Learnt, Module, PlanOrder, PublicKeys, RecordKind, Sources, SubShare, views,
-};
+use crate::module::{Learnt, Module, PlanOrder, PublicKeys, RecordKind, Sources, SubShare, views};
 use crate::rng::SystemRng;
 use crate::seal::signing::VerifyKey;
 use crate::seal::tls::Validity;
@@ -605,22 +603,21 @@ impl PyModule_ {
         Ok(bytes(py, &run(py, || self.0.configure(plan, &dealings))?))
     }
 
-    #[pyo3(signature = (request, *, term, called))]
     fn grant<'py>(
         &self,
         py: Python<'py>,
         request: &[u8],
-        term: u64,
-        called: Vec<(u64, String, u64)>,
+        called: Vec<(u64, String, (u64, u64))>,
     ) -> PyResult<Bound<'py, PyBytes>> {
         let made = run(py, || {
             let called = called
                 .iter()
-                .map(|(x, n, fence)| {
-                    Ok(Called { index: ShareIndex::new(*x)?, node: NodeId::new(n.as_str())?, fence: *fence })
+                .map(|(x, n, (term, fence))| {
+                    let (index, node) = (ShareIndex::new(*x)?, NodeId::new(n.as_str())?);
+                    Ok(Called { index, node, term: *term, fence: *fence })
                 })
                 .collect::<Result<_>>()?;
-            self.0.grant(request, term, called)
+            self.0.grant(request, called)
         })?;
         Ok(bytes(py, &made))
     }
@@ -723,19 +720,22 @@ impl PyModule_ {
         Ok((bytes(py, &session.0), bytes(py, &request)))
     }
 
-    fn answer<'py>(
-        &self,
-        py: Python<'py>,
-        grant: &[u8],
-    ) -> PyResult<Vec<(&'static str, Bound<'py, PyBytes>)>> {
-        let answers = run(py, || self.0.answer(grant))?;
-        Ok(answers
+    fn answer<'py>(&self, py: Python<'py>, grant: &[u8]) -> PyResult<Bound<'py, PyDict>> {
+        let answered = run(py, || self.0.answer(grant))?;
+        let out = PyDict::new(py);
+        out.set_item("session", bytes(py, &answered.session.0))?;
+        out.set_item("domain", answered.domain.to_string())?;
+        out.set_item("epoch", answered.epoch.0)?;
+        out.set_item("requester", answered.requester.to_string())?;
+        let called: Vec<_> = answered.called.iter().map(|c| (c.index.get(), c.node.to_string())).collect();
+        out.set_item("called", called)?;
+        let given: Vec<_> = answered
+            .given
             .iter()
-            .map(|a| match a {
-                AnswerOrRefusal::Answer(b) => ("answer", bytes(py, b)),
-                AnswerOrRefusal::Refusal(b) => ("refusal", bytes(py, b)),
-            })
-            .collect())
+            .map(|g| (g.index.get(), bytes(py, &g.statement), g.refused.map(Code::as_str)))
+            .collect();
+        out.set_item("given", given)?;
+        Ok(out)
     }
 
     fn receive<'py>(&self, py: Python<'py>, answer: &[u8]) -> PyResult<Bound<'py, PyDict>> {

@@ -180,7 +180,8 @@ class Module:
         committee: Sequence[tuple[int, str, str]],
     ) -> bytes: ...
     def configure(self, plan: bytes, dealings: Sequence[bytes]) -> bytes: ...
-    def grant(self, request: bytes, *, term: int, called: Sequence[tuple[int, str, int]]) -> bytes: ...
+    def grant(self, request: bytes, called: Sequence[tuple[int, str, tuple[int, int]]]) -> bytes:
+        """A `Grant`; `called`: index, node, fence as (term, number)."""
     def reseal_access_secret(self, access_key_id: str, sealed: bytes) -> bytes: ...
 
     # --- epochs
@@ -204,8 +205,11 @@ class Module:
     # --- sessions
     def open_session(self, domain: str) -> tuple[bytes, bytes]:
         """(session id, `SessionRequest`)."""
-    def answer(self, grant: bytes) -> list[tuple[Literal["answer", "refusal"], bytes]]:
-        """For each own index that the grant calls: the sealed shard (counted durably first), or a refusal."""
+    def answer(self, grant: bytes) -> View:
+        """session, domain, epoch, requester, called (list of (index, node)), given.
+
+        `given`, for each own index that the grant calls: (index, `Answer`, None), the shard counted durably and
+        sealed; or (index, `Refusal`, reason)."""
     def receive(self, answer: bytes) -> View:
         """state (`collecting`|`combined`), have, need, culprits (list of (index, node)), closed (bytes|None).
 

@@ -159,10 +159,10 @@ impl Module {
     }
 
     /// A grant that calls the given shards on the requester's own signed request.
-    pub fn grant(&self, request: &[u8], term: u64, called: Vec<Called>) -> Result<Vec<u8>> {
+    pub fn grant(&self, request: &[u8], called: Vec<Called>) -> Result<Vec<u8>> {
         self.with(|s, _| {
             let request = s.verify::<SessionRequest>(request)?;
-            let grant = Grant { fleet: s.fleet()?, term, request: carried(&request), called };
+            let grant = Grant { fleet: s.fleet()?, request: carried(&request), called };
             Ok(s.sign(grant)?.bytes().to_vec())
         })
     }

@@ -119,8 +119,8 @@ record! {
 }
 
 record! {
-    /// One shard that a grant calls on, with its fencing number under the grant's term.
-    pub struct Called { pub index: ShareIndex, pub node: NodeId, pub fence: u64 }
+    /// One shard that a grant calls on, with its fencing number, which is counted anew in each term.
+    pub struct Called { pub index: ShareIndex, pub node: NodeId, pub term: u64, pub fence: u64 }
 }
 
 record! {
@@ -300,7 +300,6 @@ statements! {
     /// The hub calls a quorum; carries the requester's own signed request, so it cannot be redirected.
     pub struct Grant = "quorate/v1/session/grant" {
         pub fleet: FleetId,
-        pub term: u64,
         /// The [`SessionRequest`] statement, as signed.
         pub request: Bytes,
         pub called: Vec<Called>,

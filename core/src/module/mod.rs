@@ -33,7 +33,7 @@ pub use enrolment::PublicKeys;
 pub use epochs::SubShare;
 pub use hub::PlanOrder;
 pub use records::{Learnt, RecordKind};
-pub use sessions::{AnswerOrRefusal, Progress};
+pub use sessions::{Answered, Given, Progress};
 
 use crate::clock::{BootClock, Clock};
 use crate::error::Result;

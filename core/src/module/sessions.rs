@@ -15,7 +15,7 @@ use super::state::{HeldEpoch, MAX_SESSIONS, State};
 use super::store;
 use crate::encoding::{Bytes, digest, encode};
 use crate::error::{Code, Error, Result, fail};
-use crate::ids::{DomainId, Hash, NodeId, SessionId, ShareIndex};
+use crate::ids::{DomainId, Epoch, Hash, NodeId, SessionId, ShareIndex};
 use crate::keys::kdf::domain_use_key;
 use crate::seal::hpke::{self, Info, KemPrivate, SUITE};
 use crate::seal::statement::Signed;
@@ -45,9 +45,22 @@ impl OpenSession {
 }
 
 /// What a holder says to a grant, for one of its indices.
-pub enum AnswerOrRefusal {
-    Answer(Vec<u8>),
-    Refusal(Vec<u8>),
+pub struct Given {
+    pub index: ShareIndex,
+    /// An [`Answer`], or where `refused` gives the reason a [`Refusal`].
+    pub statement: Vec<u8>,
+    pub refused: Option<Code>,
+}
+
+/// A grant that was verified, and what this module says to it.
+pub struct Answered {
+    pub session: SessionId,
+    pub domain: DomainId,
+    pub epoch: Epoch,
+    pub requester: NodeId,
+    /// Everybody whom the grant calls.
+    pub called: Vec<Called>,
+    pub given: Vec<Given>,
 }
 
 /// Where a session stands after an answer.
@@ -111,24 +124,33 @@ impl Module {
     }
 
     /// Answers a grant for each index of this module that it calls: shard counted, sealed, signed; or a
-    /// signed refusal with the reason.
-    pub fn answer(&self, grant: &[u8]) -> Result<Vec<AnswerOrRefusal>> {
+    /// signed refusal with the reason. The requester may read whom it calls, though it calls nobody there.
+    pub fn answer(&self, grant: &[u8]) -> Result<Answered> {
         self.with(|s, now| {
             let grant = s.verify_hub::<Grant>(grant)?;
             let request = s.verify::<SessionRequest>(&grant.body().request.0)?;
-            let called: Vec<Called> =
-                grant.body().called.iter().filter(|c| c.node == s.name).cloned().collect();
-            if called.is_empty() {
+            let (called, name) = (grant.body().called.clone(), s.name.clone());
+            let mut given = Vec::new();
+            for own in called.iter().filter(|c| c.node == name) {
+                let (statement, refused) = match s.give(&request, own, now) {
+                    Ok(answer) => (answer, None),
+                    Err(e) if s.vault.is_failed() => return Err(e),
+                    Err(e) => (s.refuse(&request, own, &e)?, Some(e.code)),
+                };
+                given.push(Given { index: own.index, statement, refused });
+            }
+            if given.is_empty() && request.signer() != &name {
                 return fail(Code::WrongRecipient, "this grant calls no index of this module");
             }
-            called
-                .iter()
-                .map(|c| match s.give(&request, grant.body().term, c, now) {
-                    Ok(answer) => Ok(AnswerOrRefusal::Answer(answer)),
-                    Err(e) if s.vault.is_failed() => Err(e),
-                    Err(e) => s.refuse(&request, c, &e).map(AnswerOrRefusal::Refusal),
-                })
-                .collect()
+            let r = request.body();
+            Ok(Answered {
+                session: r.session,
+                domain: r.domain.clone(),
+                epoch: r.epoch,
+                requester: request.signer().clone(),
+                called,
+                given,
+            })
         })
     }
 
@@ -200,13 +222,7 @@ impl Module {
 
 impl State {
     /// One shard for one grant. Every check comes before the count; the count is durable before the seal.
-    fn give(
-        &mut self,
-        request: &Signed<SessionRequest>,
-        term: u64,
-        called: &Called,
-        now: Duration,
-    ) -> Result<Vec<u8>> {
+    fn give(&mut self, request: &Signed<SessionRequest>, called: &Called, now: Duration) -> Result<Vec<u8>> {
         let r = request.body();
         let limits = self.charter(&r.domain)?.limits.clone();
         let held = self.current(&r.domain)?;
@@ -217,7 +233,7 @@ impl State {
             return fail(Code::BadIndex, format!("index {} is not held here", called.index.get()));
         };
         let by = (r.session, request.signer().clone());
-        let reserve = usage.take(by, (term, called.fence), &limits, now)?;
+        let reserve = usage.take(by, (called.term, called.fence), &limits, now)?;
         let uses = usage.uses();
         if let Some(reserve) = reserve {
             let id = store::share_id(&domain, epoch, called.index);
@@ -237,7 +253,7 @@ impl State {
             epoch,
             configuration: r.configuration,
             index: called.index,
-            term,
+            term: called.term,
             fence: called.fence,
             uses,
             sealed: Bytes(sealed),

@@ -13,7 +13,8 @@ use crate::record;
 pub const SLOT_TTL: Duration = Duration::from_millis(1200);
 /// Uses and fences that one durable write reserves; a crash may over-count by as much, never under-count.
 pub const BLOCK: u64 = 64;
-/// The furthest that one grant may move a shard's fence.
+/// The furthest that one grant may move a shard's term, or its fence within a term: a hub that was stolen,
+/// or a holder's lie that an honest hub follows, exhausts neither.
 pub const MAX_FENCE_STEP: u64 = 1 << 32;
 /// Sessions remembered for each shard; older ones are caught by the fence.
 const SEEN: usize = 1024;
@@ -89,7 +90,7 @@ impl Usage {
             return fail(Code::StaleFence, "the grant's fence is not above the highest seen for this shard");
         }
         let from = if fence.0 == self.fence.0 { self.fence.1 } else { 0 };
-        if fence.1 - from > MAX_FENCE_STEP {
+        if fence.0 - self.fence.0 > MAX_FENCE_STEP || fence.1 - from > MAX_FENCE_STEP {
             return fail(Code::StaleFence, "the grant's fence jumps too far ahead");
         }
         if self.busy(now) {
@@ -229,6 +230,12 @@ mod tests {
         u.take(session(1), (1, MAX_FENCE_STEP), &LIMITS, T0).expect("within the step");
         u.release(session(1).0, &node("a"));
         u.take(session(2), (2, 1), &LIMITS, T0).expect("a new term starts again");
+        u.release(session(2).0, &node("a"));
+        for far in [u64::MAX, 3 + MAX_FENCE_STEP] {
+            let e = u.take(session(3), (far, 1), &LIMITS, T0).expect_err("too far");
+            assert_eq!((e.code, u.fence()), (Code::StaleFence, (2, 1)));
+        }
+        u.take(session(3), (2 + MAX_FENCE_STEP, 1), &LIMITS, T0).expect("within the step");
     }
 
     #[test]

@@ -18,7 +18,7 @@ use quorate_core::module::messages::{
     Allowed, Called, Charter, Dealer, DealerKind, Invitation, Limits, Mode, Purpose, Refusal, Role, Seat,
 };
 use quorate_core::module::operator::{Invite, Operator};
-use quorate_core::module::{AnswerOrRefusal, Learnt, Module, PlanOrder, Progress, Sources, SubShare};
+use quorate_core::module::{Learnt, Module, PlanOrder, Progress, Sources, SubShare};
 use quorate_core::rng::SeededRng;
 use quorate_core::seal::signing::SigningKey;
 use quorate_core::seal::statement::{self, Statement};
@@ -281,24 +281,28 @@ impl Fleet {
     }
 
     pub fn grant_at(&self, request: &[u8], called: &[u8], fence: u64) -> Vec<u8> {
-        let called = called.iter().map(|&n| Called { index: index(n), node: node_id(n), fence }).collect();
-        self.hub.grant(request, 1, called).expect("granted")
+        self.grant_in(request, called, 1, fence)
+    }
+
+    pub fn grant_in(&self, request: &[u8], called: &[u8], term: u64, fence: u64) -> Vec<u8> {
+        let called =
+            called.iter().map(|&n| Called { index: index(n), node: node_id(n), term, fence }).collect();
+        self.hub.grant(request, called).expect("granted")
     }
 
     /// The answer of `node-n`, which must not refuse.
     pub fn answer(&self, n: u8, grant: &[u8]) -> Vec<u8> {
-        match one(self.node(n).answer(grant).expect("taken")) {
-            AnswerOrRefusal::Answer(answer) => answer,
-            AnswerOrRefusal::Refusal(_) => panic!("node-{n} refused"),
-        }
+        let given = one(self.node(n).answer(grant).expect("taken").given);
+        assert_eq!(given.refused, None, "node-{n} refused");
+        given.statement
     }
 
     /// The reason for which `node-n` refuses a grant that calls one of its indices.
     pub fn refusal(&self, n: u8, grant: &[u8]) -> Refusal {
-        match one(self.node(n).answer(grant).expect("taken")) {
-            AnswerOrRefusal::Answer(_) => panic!("node-{n} answered"),
-            AnswerOrRefusal::Refusal(refusal) => said(&refusal),
-        }
+        let given = one(self.node(n).answer(grant).expect("taken").given);
+        let refusal: Refusal = said(&given.statement);
+        assert_eq!(Some(refusal.reason.as_str()), given.refused.map(Code::as_str), "node-{n} answered");
+        refusal
     }
 
     /// A session of `node-n`, from request to lease, on the shards 1 to 3; its `Closed` frees them.

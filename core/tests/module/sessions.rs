@@ -146,10 +146,9 @@ fn n55_a_hub_neither_invents_nor_redirects_a_request() {
     }
     // In a member's name, with the hub's own key.
     let altered = fleet.forge_as("hub", "node-1", honest);
-    let called = vec![Called { index: index(2), node: node_id(2), fence: 50 }];
+    let called = vec![Called { index: index(2), node: node_id(2), term: 1, fence: 50 }];
     let grant = Grant {
         fleet: fleet.operator.fleet(),
-        term: 1,
         request: quorate_core::encoding::Bytes(altered),
         called: called.clone(),
     };
@@ -161,11 +160,14 @@ fn n55_a_hub_neither_invents_nor_redirects_a_request() {
     let elsewhere = fleet.grant(&request, &[3]);
     refused(fleet.node(2).answer(&elsewhere), Code::WrongRecipient);
     refused(
-        fleet.node(2).answer(&fleet.hub.grant(&request, 1, Vec::new()).expect("granted")),
+        fleet.node(2).answer(&fleet.hub.grant(&request, Vec::new()).expect("granted")),
         Code::WrongRecipient,
     );
+    // Its requester reads whom it calls, and gives nothing.
+    let read = fleet.node(1).answer(&elsewhere).expect("read");
+    assert_eq!((read.requester, read.called.len(), read.given.len()), (node_id(1), 1, 0));
     let wrong = vec![Called { index: index(3), ..called[0].clone() }];
-    let wrong = fleet.hub.grant(&request, 1, wrong).expect("granted");
+    let wrong = fleet.hub.grant(&request, wrong).expect("granted");
     assert_eq!(fleet.refusal(2, &wrong).reason, "bad_index");
     // An honest answer serves its requester only.
     let grant = fleet.grant(&request, &[2]);
@@ -362,6 +364,24 @@ fn n97_a_jump_of_fences_is_refused_and_exhausts_nothing() {
     let (_, request) = fleet.open_session(4);
     fleet.clock.advance(SLOT_TTL);
     fleet.answer(2, &fleet.grant_at(&request, &[2], (1 << 32) + 1));
+}
+
+#[test]
+fn n97_a_jump_of_terms_is_refused_and_exhausts_nothing() {
+    let mut fleet = Fleet::ready();
+    let (_, request) = fleet.open_session(1);
+    // No honest hub follows a term further than 2^32: a shard that took such a term would be lost to it.
+    for far in [u64::MAX, (1 << 32) + 1] {
+        let refusal = fleet.refusal(2, &fleet.grant_in(&request, &[2], far, 1));
+        assert_eq!((refusal.reason.as_str(), refusal.term, refusal.fence), ("stale_fence", 0, 0));
+    }
+    fleet.answer(2, &fleet.grant_in(&request, &[2], 1 << 32, 1));
+    // Durably: the step counts from the highest term seen, also after a crash.
+    fleet.crash(2);
+    let (_, request) = fleet.open_session(4);
+    let refusal = fleet.refusal(2, &fleet.grant_in(&request, &[2], (1 << 33) + 1, 1));
+    assert_eq!((refusal.reason.as_str(), refusal.term), ("stale_fence", 1 << 32));
+    fleet.answer(2, &fleet.grant_in(&request, &[2], (1 << 32) + 1, 1));
 }
 
 #[test]

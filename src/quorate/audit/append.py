@@ -37,6 +37,9 @@ _GENESIS = "0" * 64
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,63}", re.ASCII)
 _MAX_INT = 2**63
 
+_Batch = list[tuple[bytes, "asyncio.Future[None]"]]
+"""Lines, and what their callers wait for."""
+
 
 class Storage(Protocol):
     """The two calls that a disk can fail; tests put faults here."""
@@ -91,8 +94,9 @@ class AuditLog:
         self._loop = asyncio.get_running_loop()
         self.failed: asyncio.Future[StorageFailed] = self._loop.create_future()
         self._failure: str | None = None
-        self._waiting: list[tuple[bytes, asyncio.Future[None]]] = []
-        self._flushing: asyncio.Task[None] | None = None
+        self._waiting: _Batch = []
+        self._idle = asyncio.Event()
+        self._idle.set()
         self._closed = False
         try:
             self._fd = _open(path)
@@ -105,27 +109,26 @@ class AuditLog:
             raise StorageFailed(path, why.strerror or str(why)) from why
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="audit")
 
-    async def append(self, record: Mapping[str, Value]) -> None:
-        """Adds one line; returns when it is on disk, after every line whose `append` was called before.
+    def append(self, record: Mapping[str, Value]) -> asyncio.Future[None]:
+        """Adds one line; the future is done when it is on disk, after every line whose `append` was called before.
 
-        Raises `BadInput` for a record that may not stand in a log (then nothing is written), `StorageFailed`
-        when the line is not on disk for sure. A caller that is cancelled leaves its line all the same.
+        Raises `BadInput` for a record that may not stand in a log (then nothing is written); the future raises
+        `StorageFailed` when the line is not on disk for sure. Whoever cancels it leaves the line all the same.
         """
-        if self._failure is not None:
-            raise StorageFailed(self._path, self._failure)
-        if self._closed:
-            raise StorageFailed(self._path, "the log is closed")
         durable: asyncio.Future[None] = self._loop.create_future()
+        failure = "the log is closed" if self._closed else self._failure
+        if failure is not None:
+            durable.set_exception(StorageFailed(self._path, failure))
+            return durable
         self._waiting.append((self._line(check(record)), durable))
-        if self._flushing is None:
-            self._flushing = self._loop.create_task(self._flush())
-        await durable
+        if self._idle.is_set():
+            self._write_waiting()
+        return durable
 
     async def close(self) -> None:
         """Writes what waits, then closes the file."""
         self._closed = True
-        if self._flushing is not None:
-            await self._flushing
+        await self._idle.wait()
         self._writer.shutdown()
         if self._fd >= 0:
             os.close(self._fd)
@@ -138,28 +141,37 @@ class AuditLog:
         self._seq += 1
         return f'{body},"hash":"{self._last_hash}"}}\n'.encode("ascii")
 
-    async def _flush(self) -> None:
-        """Writes batch after batch until nothing waits."""
-        while self._waiting:
-            batch, self._waiting = self._waiting, []
-            if self._failure is None:
-                await self._write_batch(b"".join(line for line, _ in batch))
-            for _, durable in batch:
-                if durable.done():  # its caller has gone
-                    continue
-                if self._failure is None:
-                    durable.set_result(None)
-                else:
-                    durable.set_exception(StorageFailed(self._path, self._failure))
-        self._flushing = None
+    def _write_waiting(self) -> None:
+        batch, self._waiting = self._waiting, []
+        self._idle.clear()
+        self._writer.submit(self._write_batch, batch)
 
-    async def _write_batch(self, data: bytes) -> None:
+    def _write_batch(self, batch: _Batch) -> None:
+        """In the writer's thread."""
+        failure = None
         try:
-            await self._loop.run_in_executor(self._writer, self._write, data)
+            self._write(b"".join(line for line, _ in batch))
         except Exception as why:  # whatever it was, these lines are not on disk for sure
-            self._failure = (isinstance(why, OSError) and why.strerror) or repr(why)
+            failure = (isinstance(why, OSError) and why.strerror) or repr(why)
+        self._loop.call_soon_threadsafe(self._written, batch, failure)
+
+    def _written(self, batch: _Batch, failure: str | None) -> None:
+        if failure is not None:
+            self._failure = failure
+            batch, self._waiting = batch + self._waiting, []
             if not self.failed.done():
-                self.failed.set_result(StorageFailed(self._path, self._failure))
+                self.failed.set_result(StorageFailed(self._path, failure))
+        for _, durable in batch:
+            if durable.done():  # its caller has gone
+                continue
+            if failure is None:
+                durable.set_result(None)
+            else:
+                durable.set_exception(StorageFailed(self._path, failure))
+        if self._waiting:
+            self._write_waiting()
+        else:
+            self._idle.set()
 
     def _write(self, data: bytes) -> None:
         while data:

@@ -93,6 +93,7 @@ class Hub:
         self._hsm = hsm
         self._audit = audit
         self._database = database
+        self._term = term
         self._run_state = RunState(directory.run_state)
         self._stop = asyncio.Event()
         self._ready = False
@@ -110,7 +111,7 @@ class Hub:
             on_greeted=self._on_greeted,
             on_lost=self._nodes.lost,
         )
-        self._sessions = Sessions(hsm, self._fleet, journal, database, term)
+        self._sessions = Sessions(hsm, self._fleet, journal, term)
         self._epochs = Epochs(hsm, self._fleet, journal, database, self._nodes, self._on_commit)
         self._records = Records(hsm, self._fleet, journal, database, self._nodes)
         self._enrolments = Enrolments(
@@ -142,7 +143,7 @@ class Hub:
             version=_core.build_info()["version"],
             boot=module.boot,
             generation=module.generation,
-            term=self._sessions.term,
+            term=self._term,
         )
         stopping = loop.create_task(self._stop.wait())
         ticking: asyncio.Task[None] | None = None
@@ -264,7 +265,7 @@ class Hub:
                 "region": self._info["region"],
                 "account": self._info["account"],
             },
-            "hub": {"pid": os.getpid(), "state": "ready", "term": self._sessions.term},
+            "hub": {"pid": os.getpid(), "state": "ready", "term": self._term},
             "nodes": [self._node_status(entry) for entry in self._hsm.module.entries()],
             "domains": [
                 *(self._domain_status(domain) for domain in self._epochs.domains.values()),

@@ -8,7 +8,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,7 +21,6 @@ from quorate.hub.journal import Journal
 from quorate.ids import DomainId, Instant, NodeId, SessionId
 from quorate.protocol import session
 from quorate.protocol.quorum import Shard
-from quorate.store.database import Database
 from quorate.wire.links import LinkDown
 
 _log = logging.getLogger(__name__)
@@ -72,14 +71,12 @@ class Sessions:
         hsm: Hsm,
         fleet: Fleet,
         journal: Journal,
-        database: Database,
         term: int,
         now: Callable[[], Instant] = time.monotonic,
     ) -> None:
         self._module = hsm.module
         self._fleet = fleet
         self._journal = journal
-        self._database = database
         self._now = now
         self._loop = asyncio.get_running_loop()
         self._machine = session.Sessions(term)
@@ -91,12 +88,7 @@ class Sessions:
         dispatch.on("session/request", 1, self._on_request, hub_only=False)
         dispatch.on("session/refusal", 1, self._on_refusal, hub_only=False)
         dispatch.on("session/culprits", 2, self._on_culprits, hub_only=False)
-        dispatch.on("session/closed", 1, self._on_closed, hub_only=False)
-        dispatch.on("session/report", 2, self._on_report, hub_only=False)
-
-    @property
-    def term(self) -> int:
-        return self._machine.term
+        dispatch.on("session/ended", 2, self._on_ended, hub_only=False)
 
     @property
     def dropped(self) -> dict[str, int]:
@@ -140,8 +132,7 @@ class Sessions:
                 DomainId(seen["domain"]),
                 seen["index"],
                 seen["reason"],
-                seen["term"],
-                seen["fence"],
+                (seen["term"], seen["fence"]),
             )
         )
 
@@ -149,21 +140,14 @@ class Sessions:
         culprits = tuple((int(index), NodeId(node)) for index, node in fields[1])
         self.feed(session.CulpritsCame(sender, SessionId(fields[0]), culprits))
 
-    def _on_closed(self, _sender: NodeId, fields: Fields) -> None:
+    def _on_ended(self, _sender: NodeId, fields: Fields) -> None:
         seen = self._module.verify(fields[0])
-        self.feed(
-            session.ClosedCame(
-                NodeId(seen["signer"]), SessionId(seen["session"]), seen["outcome"], tuple(seen["culprits"])
-            )
-        )
-
-    def _on_report(self, sender: NodeId, fields: Fields) -> None:
-        id_ = SessionId(fields[0])
+        id_, signer = SessionId(seen["session"]), NodeId(seen["signer"])
         answered = tuple((int(index), int(micros) / 1e6) for index, micros in fields[1])
         shown = self._by_id.get(id_)
-        if shown is not None and shown.requester == sender:
+        if shown is not None and shown.requester == signer:
             shown.answered = {index: round(1000 * seconds, 3) for index, seconds in answered}
-        self.feed(session.AnsweredCame(sender, id_, answered))
+        self.feed(session.ClosedCame(signer, id_, seen["outcome"], tuple(seen["culprits"]), answered))
 
     # Actions.
 
@@ -173,38 +157,31 @@ class Sessions:
                 self._grant(action)
             case session.Refuse(id_, requester, code, reason):
                 self._post(requester, "session/refused", id_.value, code, reason)
-            case session.RaiseTerm(term):
-                self._fleet.spawn(self._raise_term(term))
             case session.Ended():
                 self._ended(action)
 
     def _grant(self, grant: session.Grant) -> None:
         shown = self._by_id.get(grant.session)
-        domain = DomainId(_core.view(grant.request)["domain"])
         if shown is not None:
             shown.called.update({index: node for index, node, _ in grant.calls})
         called = [(index, node.value, fence) for index, node, fence in grant.calls]
+        durable = self._journal.granted(grant)  # on its way to the disk while the module signs
         try:
-            statement = self._module.grant(grant.request, term=grant.term, called=called)
+            statement = self._module.grant(grant.request, called)
         except _core.CoreError as why:  # its requester left the roster meanwhile: the session expires
             _log.warning("session %s is not granted: %s (%s)", grant.session, why.message, why.code)
             return
-        self._fleet.spawn(self._send_grant(grant, domain, statement))
+        self._fleet.spawn(self._send_grant(grant, statement, durable))
 
-    async def _send_grant(self, grant: session.Grant, domain: DomainId, statement: bytes) -> None:
+    async def _send_grant(self, grant: session.Grant, statement: bytes, durable: Awaitable[None]) -> None:
         try:
-            await self._journal.granted(grant, domain)
+            await durable
         except StorageFailed:
             return  # nothing is granted without its line; the log's failure ends the process
-        # The farthest first; the requester learns last whom else was called, it needs that at the end only.
-        for node in sorted({node for _, node, _ in grant.calls}, key=lambda n: (n == grant.requester, n)):
+        called = sorted({node for _, node, _ in grant.calls} - {grant.requester})
+        for node in (*called, grant.requester):  # the farthest first
             if not self._post(node, "session/grant", statement):
                 self.feed(session.NodeDown(node))
-        listed = [[index, node.value] for index, node, _ in grant.calls]
-        self._post(grant.requester, "session/granted", grant.session.value, listed)
-
-    async def _raise_term(self, term: int) -> None:
-        self.feed(session.TermRaised(await self._database.raise_term(term)))
 
     def _ended(self, end: session.Ended) -> None:
         shown = self._by_id.get(end.session)

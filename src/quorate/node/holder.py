@@ -1,13 +1,14 @@
 """The holder's side of sessions: a grant comes, a shard leaves; the latency-critical path.
 
 Here: what happens between a grant and its answer, in this order: the module checks, counts and seals; the
-audit line is durable; the answer leaves.
+audit line is durable; the answer leaves. A grant for a session of this node's own is passed on besides.
 Not here: any check. The module makes them all, and says so under its signature when it refuses.
 """
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable
+from typing import Any
 
 from quorate import _core
 from quorate.errors import StorageFailed
@@ -25,10 +26,19 @@ _SLOT_SECONDS = 1.2
 
 
 class Holder:
-    def __init__(self, hsm: Hsm, fleet: Fleet, journal: Journal) -> None:
+    """`on_own(domain, session, called)` hears of grants for sessions of this node's own."""
+
+    def __init__(
+        self,
+        hsm: Hsm,
+        fleet: Fleet,
+        journal: Journal,
+        on_own: Callable[[DomainId, SessionId, Iterable[tuple[int, str]]], None],
+    ) -> None:
         self._module = hsm.module
         self._fleet = fleet
         self._journal = journal
+        self._on_own = on_own
         self._open: dict[SessionId, asyncio.TimerHandle] = {}
 
     def register(self, dispatch: Dispatch) -> None:
@@ -42,30 +52,30 @@ class Holder:
 
     def _on_grant(self, _sender: NodeId, fields: Fields) -> None:
         (grant,) = fields
-        answers = self._module.answer(grant)
-        request = _core.view(_core.view(grant)["request"])
-        session, requester = SessionId(request["session"]), NodeId(request["signer"])
-        self._hold(session)
-        # Beside the link, so that its next grant does not wait for this one's disk.
-        self._fleet.spawn(self._give(session, requester, answers))
-
-    async def _give(
-        self, session: SessionId, requester: NodeId, answers: Sequence[tuple[str, bytes]]
-    ) -> None:
-        for kind, statement in answers:
-            seen = _core.view(statement)
-            domain, index = DomainId(seen["domain"]), int(seen["index"])
-            if kind == "refusal":
-                self._journal.refused(session, domain, index, requester, seen["reason"])
+        answered = self._module.answer(grant)
+        session, requester = SessionId(answered["session"]), NodeId(answered["requester"])
+        for index, statement, refused in answered["given"]:
+            if refused is None:
+                self._hold(session)
+                # Beside the link, so that its next grant does not wait for this one's disk.
+                self._fleet.spawn(self._give(session, requester, answered, index, statement))
+            else:
+                self._journal.refused(session, DomainId(answered["domain"]), index, requester, refused)
                 self._post(HUB, "session/refusal", statement)
                 self._post(requester, "session/refusal", statement)
-                continue
-            try:
-                await self._journal.released(session, domain, int(seen["epoch"]), index, requester)
-            except StorageFailed as why:
-                _log.critical("no shard leaves without its audit line: %s", why)
-                return
-            self._post(requester, "session/answer", statement)
+        if requester == self._fleet.own:
+            self._on_own(DomainId(answered["domain"]), session, answered["called"])
+
+    async def _give(
+        self, session: SessionId, requester: NodeId, answered: dict[str, Any], index: int, answer: bytes
+    ) -> None:
+        domain, epoch = DomainId(answered["domain"]), answered["epoch"]
+        try:
+            await self._journal.released(session, domain, epoch, index, requester)
+        except StorageFailed as why:
+            _log.critical("no shard leaves without its audit line: %s", why)
+            return
+        self._post(requester, "session/answer", answer)
 
     def _post(self, to: NodeId, kind: str, statement: bytes) -> None:
         try:

@@ -7,14 +7,14 @@ Not here: which holders are called (the hub), whether an answer is good (the mod
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from quorate import _core
 from quorate.host.dispatch import Dispatch, Dropped, Fields
 from quorate.host.fleet import Fleet
 from quorate.hsm import Hsm
-from quorate.ids import HUB, DomainId, NodeId, SessionId
+from quorate.ids import DomainId, NodeId, SessionId
 from quorate.node.journal import Journal
 from quorate.protocol import requester
 from quorate.protocol.lease import LeaseWatch
@@ -40,14 +40,6 @@ class _Domain:
     waiting: dict[requester.Waiter, asyncio.Future[SessionId | None]] = field(default_factory=dict)
 
 
-@dataclass(slots=True)
-class _Opened:
-    """When a session was opened, and when each answer came: [index, microseconds since then]."""
-
-    at: float
-    answers: list[list[int]] = field(default_factory=list)
-
-
 class Sessions:
     """`now` is monotonic, in seconds. `on_change` is called when a lease was got."""
 
@@ -67,11 +59,9 @@ class Sessions:
         self._loop = asyncio.get_running_loop()
         self._domains: dict[DomainId, _Domain] = {}
         self._of: dict[SessionId, DomainId] = {}
-        self._opened: dict[SessionId, _Opened] = {}
         self._next_waiter = 0
 
     def register(self, dispatch: Dispatch) -> None:
-        dispatch.on("session/granted", 2, self._on_granted)
         dispatch.on("session/answer", 1, self._on_answer, hub_only=False)
         dispatch.on("session/refusal", 1, self._on_refusal, hub_only=False)
         dispatch.on("session/refused", 3, self._on_refused)
@@ -104,6 +94,10 @@ class Sessions:
         if due:
             self._feed(domain, requester.Needed(None))
 
+    def granted(self, domain: DomainId, session: SessionId, called: Iterable[tuple[int, str]]) -> None:
+        """A verified grant for a session of this node says whom the hub called."""
+        self._feed(domain, requester.Granted(session, _called(called)))
+
     def forget_lease(self, domain: DomainId) -> None:
         """The lease was dropped in the module: it is not renewed."""
         known = self._domains.get(domain)
@@ -116,19 +110,14 @@ class Sessions:
 
     # Messages.
 
-    def _on_granted(self, _sender: NodeId, fields: Fields) -> None:
-        session, called = SessionId(fields[0]), _called(fields[1])
-        domain = self._of.get(session)
-        for name in (domain,) if domain is not None else tuple(self._domains):
-            self._feed(name, requester.Granted(session, called))
-
     def _on_answer(self, sender: NodeId, fields: Fields) -> None:
         (answer,) = fields
-        session = SessionId(_core.view(answer)["session"])
+        seen = _core.view(answer)
+        session = SessionId(seen["session"])
         domain = self._of.get(session)
         if domain is None:
             raise Dropped("no_session", "an answer to a session that is over")
-        self._feed(domain, requester.AnswerCame(session, sender, answer))
+        self._feed(domain, requester.AnswerCame(session, sender, seen["index"], answer))
 
     def _on_refusal(self, sender: NodeId, fields: Fields) -> None:
         """The hub finds a substitute; this end only tells."""
@@ -183,7 +172,6 @@ class Sessions:
             return requester.OpeningFailed(why.code, why.message)
         opened = SessionId(session)
         self._of[opened] = domain
-        self._opened[opened] = _Opened(self._now())
         return requester.Opened(opened, request)
 
     def _receive(self, session: SessionId, answer: bytes) -> requester.Event:
@@ -196,16 +184,10 @@ class Sessions:
         culprit_shards = _called(got["culprits"])
         for index, node in culprit_shards:
             _log.error("shard %d of %s did not open its commitment", index, node)
-        opened = self._opened.get(session)
-        if opened is not None:
-            opened.answers.append([_core.view(answer)["index"], round((self._now() - opened.at) * 1e6)])
-            if got["closed"] is not None:  # before the last word, so that the hub still knows the session
-                self._send(HUB, "session/report", (session.value, opened.answers))
         return requester.Received(session, got["have"], got["need"], culprit_shards, got["closed"])
 
     def _abandon(self, domain: DomainId, session: SessionId, outcome: str) -> requester.Event | None:
         self._of.pop(session, None)
-        self._opened.pop(session, None)
         self._journal.session(session, domain, outcome, [])
         try:
             return requester.Abandoned(session, self._module.abandon(session.value, outcome))
@@ -225,7 +207,6 @@ class Sessions:
     def _ended(self, domain: DomainId, known: _Domain, ended: requester.Ended) -> None:
         if ended.session is not None:
             self._of.pop(ended.session, None)
-            self._opened.pop(ended.session, None)
         if ended.failure is None:
             assert ended.session is not None
             blamed = [f"{index}:{node}" for index, node in ended.culprits]
@@ -276,7 +257,5 @@ class Sessions:
             self._feed(domain, requester.Needed(None))
 
 
-def _called(listed: object) -> tuple[requester.Called, ...]:
-    if not isinstance(listed, list):
-        raise TypeError("a list of indices and nodes")
-    return tuple((int(index), NodeId(node)) for index, node in listed)
+def _called(listed: Iterable[tuple[int, str]]) -> tuple[requester.Called, ...]:
+    return tuple((index, NodeId(node)) for index, node in listed)

@@ -6,7 +6,7 @@ Not here: which holders are called (the hub), what a share is and whether an ans
 answers come back as events), bytes on a wire.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from quorate.ids import HUB, DomainId, Instant, NodeId, SessionId
@@ -57,7 +57,7 @@ class OpeningFailed:
 
 @dataclass(frozen=True, slots=True)
 class Granted:
-    """The hub says who was called: at first, and again after a substitute."""
+    """A grant says who was called: at first, and again after a substitute."""
 
     session: SessionId
     called: tuple[Called, ...]
@@ -65,8 +65,11 @@ class Granted:
 
 @dataclass(frozen=True, slots=True)
 class AnswerCame:
+    """`index`: as the answer says, which the module has yet to verify."""
+
     session: SessionId
     sender: NodeId
+    index: int
     answer: bytes
 
 
@@ -181,6 +184,8 @@ class Attempt:
 
     started: Instant
     deadline: Instant
+    asked: Instant
+    """When the hub was asked; before that, when this session was wanted."""
     waiters: tuple[Waiter, ...] = ()
     session: SessionId | None = None
     called: frozenset[Called] = frozenset()
@@ -189,15 +194,18 @@ class Attempt:
     have: int = 0
     need: int = 0
     culprits: tuple[Called, ...] = ()
+    answered: tuple[tuple[int, int], ...] = ()
+    """When answers came: index, microseconds since `asked`."""
     restarted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Past:
-    """A session that ended: a holder of whom the hub tells only now still gets the last word."""
+    """A session that ended: a holder of whom a grant tells only now still gets the last word."""
 
     holders: frozenset[NodeId]
     closed: bytes | None = None
+    answered: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,7 +238,7 @@ class Requester:
             case TimePassed() if now >= self.attempt.deadline:
                 return self._fail("expired", self._too_late(self.attempt))
             case Opened(session, request) if self.attempt.session is None:
-                return self._opened(self.attempt, session, request)
+                return self._opened(self.attempt, session, request, now)
             case OpeningFailed(code, detail) if self.attempt.session is None:
                 return self._fail("refused", Unavailable(code, detail))
             case TimePassed() | Opened() | OpeningFailed():
@@ -249,10 +257,12 @@ class Requester:
             case Granted(_, called):
                 holders = attempt.holders | {node for _, node in called}
                 return self._with(replace(attempt, called=attempt.called | set(called), holders=holders))
-            case AnswerCame(session, sender, answer):
-                return self._with(
-                    replace(attempt, holders=attempt.holders | {sender}), Receive(session, answer)
+            case AnswerCame(session, sender, index, answer):
+                came = (index, round((now - attempt.asked) * 1e6))
+                heard = replace(
+                    attempt, holders=attempt.holders | {sender}, answered=(*attempt.answered, came)
                 )
+                return self._with(heard, Receive(session, answer))
             case Received():
                 return self._received(attempt, event)
             case AnswerRejected(session, code, culprits):
@@ -269,17 +279,18 @@ class Requester:
         waiters = () if waiter is None else (waiter,)
         if self.attempt is not None:
             return self._with(replace(self.attempt, waiters=self.attempt.waiters + waiters))
-        return self._with(Attempt(started=now, deadline=now + ATTEMPT, waiters=waiters), Open())
+        return self._with(Attempt(started=now, deadline=now + ATTEMPT, asked=now, waiters=waiters), Open())
 
-    def _opened(self, attempt: Attempt, session: SessionId, request: bytes) -> "Step":
-        return self._with(replace(attempt, session=session), Send(HUB, "session/request", (request,)))
+    def _opened(self, attempt: Attempt, session: SessionId, request: bytes, now: Instant) -> "Step":
+        asked = replace(attempt, session=session, asked=now)
+        return self._with(asked, Send(HUB, "session/request", (request,)))
 
     def _received(self, attempt: Attempt, got: Received) -> "Step":
         if got.closed is None:
             return self._blame(replace(attempt, have=got.have, need=got.need), got.session, got.culprits)
         ended = Ended(got.session, attempt.waiters, None, attempt.culprits + got.culprits)
-        over = self._over(got.session, Past(attempt.holders, got.closed))
-        return Step(over, (*_tell({HUB, *attempt.holders}, got.closed), ended))
+        past = Past(attempt.holders, got.closed, attempt.answered)
+        return Step(self._over(got.session, past), (*_last_words(past, got.closed), ended))
 
     def _blame(self, attempt: Attempt, session: SessionId, culprits: tuple[Called, ...]) -> "Step":
         """Asks the hub for substitutes; the session goes on."""
@@ -297,11 +308,12 @@ class Requester:
         again = Attempt(
             started=attempt.started,
             deadline=min(now + ATTEMPT, attempt.started + TOTAL),
+            asked=now,
             waiters=attempt.waiters,
             culprits=attempt.culprits,
             restarted=True,
         )
-        over = self._over(attempt.session, Past(attempt.holders))
+        over = self._over(attempt.session, Past(attempt.holders, answered=attempt.answered))
         return Step(replace(over, attempt=again), (Abandon(attempt.session, "refused"), Open()))
 
     def _fail(self, outcome: str, why: Unavailable) -> "Step":
@@ -310,7 +322,7 @@ class Requester:
         ended = Ended(attempt.session, attempt.waiters, why, attempt.culprits)
         if attempt.session is None:
             return Step(replace(self, attempt=None), (ended,))
-        over = self._over(attempt.session, Past(attempt.holders))
+        over = self._over(attempt.session, Past(attempt.holders, answered=attempt.answered))
         return Step(over, (Abandon(attempt.session, outcome), ended))
 
     def _last_word(self, session: SessionId, closed: bytes) -> "Step":
@@ -318,7 +330,7 @@ class Requester:
         if past is None or past.closed is not None:
             return Step(self)
         known = {**self.past, session: replace(past, closed=closed)}
-        return Step(replace(self, past=known), _tell({HUB, *past.holders}, closed))
+        return Step(replace(self, past=known), _last_words(past, closed))
 
     def _granted_late(self, session: SessionId, called: tuple[Called, ...]) -> "Step":
         past = self.past[session]
@@ -352,5 +364,11 @@ class Step:
     do: tuple[Action, ...] = ()
 
 
-def _tell(whom: "set[NodeId]", closed: bytes) -> tuple[Send, ...]:
+def _last_words(past: Past, closed: bytes) -> tuple[Send, ...]:
+    """To the hub first: it tells it at the same time when answers came."""
+    answered = [list(came) for came in past.answered]
+    return (Send(HUB, "session/ended", (closed, answered)), *_tell(past.holders, closed))
+
+
+def _tell(whom: Iterable[NodeId], closed: bytes) -> tuple[Send, ...]:
     return tuple(Send(to, "session/closed", (closed,)) for to in sorted(whom))

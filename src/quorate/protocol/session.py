@@ -1,7 +1,8 @@
 """The hub's side of sessions, over all domains (docs/protocols/sessions.md).
 
-Here: whole quorums are reserved at once or not at all; a fair queue; fencing numbers; substitutes; ends.
-Not here: signatures and counts (the modules), bytes on a wire, what is written to the audit log.
+Here: whole quorums are reserved at once or not at all; a fair queue; substitutes; ends.
+Not here: fencing numbers (`fences`), signatures and counts (the modules), bytes on a wire, what is written to
+the audit log.
 
 The machine changes in place: with thousands of requests in its queue, a new value for each event would cost
 as many copies. It is still sans-I/O: events and `now` in, actions out, in order, the same for the same input.
@@ -16,6 +17,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 from quorate.ids import DomainId, Instant, NodeId, SessionId
+from quorate.protocol.fences import Fence, Fences
 from quorate.protocol.quorum import Holder, Shard, rank
 
 DEADLINE = 1.0
@@ -29,13 +31,12 @@ AGAIN = 0.010
 PER_REQUESTER = 32
 """Requests of one node, queued and granted."""
 IN_ALL = 4096
-MAX_FENCE_STEP = 1 << 32
 JUMPS = 3
 """How often one session follows what a holder reports of its fence, before it asks another."""
 REMEMBERED = 1024
 """Sessions that ended, so that a repeated request is known."""
 
-Calls = tuple[tuple[int, NodeId, int], ...]
+Calls = tuple[tuple[int, NodeId, Fence], ...]
 """(index, node, fence)."""
 
 
@@ -80,15 +81,14 @@ class RequestCame:
 
 @dataclass(frozen=True, slots=True)
 class RefusalCame:
-    """A holder's module refused; `term` and `fence` are the highest that it has seen for the shard."""
+    """A holder's module refused; `fence` is the highest that it has seen for the shard."""
 
     sender: NodeId
     session: SessionId
     domain: DomainId
     index: int
     reason: str
-    term: int
-    fence: int
+    fence: Fence
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,26 +102,15 @@ class CulpritsCame:
 
 @dataclass(frozen=True, slots=True)
 class ClosedCame:
+    """The requester's last word. `answered`: when each answer came, in seconds since it asked; advice, not
+    proof.
+    """
+
     sender: NodeId
     session: SessionId
     outcome: str
     culprits: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class AnsweredCame:
-    """The requester tells when each answer came (seconds since it asked); advice, not proof."""
-
-    sender: NodeId
-    session: SessionId
-    answered: tuple[tuple[int, float], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class TermRaised:
-    """A higher term is durable."""
-
-    term: int
+    answered: tuple[tuple[int, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,30 +118,19 @@ class TimePassed:
     pass
 
 
-Event = (
-    DomainIs
-    | NodeUp
-    | NodeDown
-    | RequestCame
-    | RefusalCame
-    | CulpritsCame
-    | ClosedCame
-    | AnsweredCame
-    | TermRaised
-    | TimePassed
-)
+Event = DomainIs | NodeUp | NodeDown | RequestCame | RefusalCame | CulpritsCame | ClosedCame | TimePassed
 
 # What to do, in order.
 
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """Have the module sign a grant, send it to every node in `calls`, and tell the requester whom it calls."""
+    """Have the module sign a grant; send it to every node in `calls`, and to the requester."""
 
     session: SessionId
+    domain: DomainId
     requester: NodeId
     request: bytes
-    term: int
     calls: Calls
 
 
@@ -162,13 +140,6 @@ class Refuse:
     requester: NodeId
     code: str
     reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class RaiseTerm:
-    """Make `term` durable; comes back as `TermRaised`."""
-
-    term: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +157,7 @@ class Ended:
     seconds: float
 
 
-Action = Grant | Refuse | RaiseTerm | Ended
+Action = Grant | Refuse | Ended
 
 
 @dataclass(slots=True)
@@ -223,10 +194,9 @@ class Session:
 
 
 class Sessions:
-    """`dropped` counts, by reason, the events that changed nothing."""
+    """`term`: of this run of the hub. `dropped` counts, by reason, the events that changed nothing."""
 
     def __init__(self, term: int) -> None:
-        self.term = term
         self.dropped: Counter[str] = Counter()
         self._domains: dict[DomainId, DomainIs] = {}
         self._nodes: dict[NodeId, NodeUp] = {}
@@ -237,9 +207,8 @@ class Sessions:
         self._queues: dict[DomainId, OrderedDict[NodeId, deque[SessionId]]] = {}
         self._of_requester: Counter[NodeId] = Counter()
         self._taken: dict[tuple[DomainId, int], tuple[SessionId, Instant]] = {}
-        self._fences: dict[tuple[DomainId, int], int] = {}
+        self._fences = Fences(term)
         self._ended: OrderedDict[SessionId, NodeId] = OrderedDict()
-        self._raising = False
 
     def handle(self, event: Event, now: Instant) -> list[Action]:
         match event:
@@ -257,18 +226,6 @@ class Sessions:
                 return self._blamed(sender, session, culprits, now)
             case ClosedCame():
                 return self._closed(event, now)
-            case AnsweredCame(sender, _, answered):
-                self._learn_latency(sender, event.session, answered)
-                return []
-            case TermRaised(term):
-                self._raising = False
-                if term > self.term:
-                    self.term = term
-                    self._fences.clear()
-                again = [
-                    a for session in list(self._granted.values()) for a in self._call_again(session, now)
-                ]
-                return again + self._serve(now)
             case TimePassed():
                 return self._time_passed(now)
 
@@ -277,8 +234,7 @@ class Sessions:
         """When `TimePassed` is due. Looks at sessions that are granted, not at all that wait."""
         times = [session.deadline for session in islice(self._sessions.values(), 1)]
         for session in self._granted.values():
-            if not self._raising:
-                times.extend(session.again.values())
+            times.extend(session.again.values())
             if session.substitute_at is not None:
                 times.append(session.substitute_at)
         if self._queues or any(session.owed for session in self._granted.values()):
@@ -304,7 +260,7 @@ class Sessions:
         if known is None or (event.epoch, event.configuration) == (known.epoch, known.configuration):
             return []
         for index, _ in known.shards:  # modules count the fences of a new epoch's shards from the beginning
-            self._fences.pop((event.domain, index), None)
+            self._fences.forget((event.domain, index))
         old = [s for s in self._sessions.values() if s.domain == event.domain]
         actions: list[Action] = []
         for session in old:  # of an earlier epoch; shards of two never mix
@@ -331,15 +287,9 @@ class Sessions:
                     session.owed += 1
         return actions + self._serve(now)
 
-    def _learn_latency(
-        self, sender: NodeId, session: SessionId, answered: tuple[tuple[int, float], ...]
-    ) -> None:
-        known = self._sessions.get(session)
-        if known is None or known.requester != sender:
-            self.dropped["no_session"] += 1
-            return
+    def _learn_latency(self, session: Session, answered: tuple[tuple[int, float], ...]) -> None:
         for index, seconds in answered:
-            node = known.called.get(index)
+            node = session.called.get(index)
             if node is not None and 0 <= seconds <= DEADLINE:
                 self._latency[node] = 0.8 * self._latency.get(node, seconds) + 0.2 * seconds
 
@@ -388,48 +338,25 @@ class Sessions:
         if event.reason == "slot_busy":
             session.again[event.index] = now + AGAIN
             return []
-        if event.reason == "stale_fence" and (jumped := self._follow(session, shard, event)) is not None:
+        if event.reason == "stale_fence" and self._follow(session, shard, event.fence):
             session.again[event.index] = now
-            return jumped + self._call_again(session, now)
+            return self._call_again(session, now)
         self._free(session, event.index)
         session.refused[event.index] = event.reason
         session.again.pop(event.index, None)
         session.owed += 1
         return self._serve(now)
 
-    def _follow(
-        self, session: Session, shard: tuple[DomainId, int], event: RefusalCame
-    ) -> list[Action] | None:
-        """None if the holder is not to be called again: it lies, or no jump ever satisfies it."""
-        session.jumps[event.index] += 1
-        if session.jumps[event.index] > JUMPS:
+    def _follow(self, session: Session, shard: tuple[DomainId, int], seen: Fence) -> bool:
+        """Whether the holder is to be called again. It is not if it lies, or no jump ever satisfies it."""
+        session.jumps[shard[1]] += 1
+        if session.jumps[shard[1]] > JUMPS:
             self.dropped["fence_again"] += 1
-            return None
-        return self._jump(shard, event)
-
-    def _jump(self, shard: tuple[DomainId, int], event: RefusalCame) -> list[Action] | None:
-        """Ahead to what the holder's module has seen, for this shard; None if that is no honest distance.
-
-        A hub that was restored from an old copy learns so what it has forgotten. The module that reports signs
-        it, and a single shard can move its own fence by at most 2^32 (attack N97).
-        """
-        if event.term < self.term:
-            self.dropped["fence_not_ahead"] += 1
-            return None
-        if event.term > self.term:
-            if event.term - self.term > MAX_FENCE_STEP:
-                self.dropped["fence_too_far"] += 1
-                return None
-            if self._raising:
-                return []
-            self._raising = True
-            return [RaiseTerm(event.term + 1)]
-        step = event.fence - self._fences.get(shard, 0)
-        if not 0 <= step <= MAX_FENCE_STEP:
-            self.dropped["fence_too_far" if step > 0 else "fence_not_ahead"] += 1
-            return None
-        self._fences[shard] = event.fence
-        return []
+            return False
+        if (problem := self._fences.follow(shard, seen)) is not None:
+            self.dropped[problem] += 1
+            return False
+        return True
 
     def _blamed(
         self, sender: NodeId, session_id: SessionId, culprits: tuple[Shard, ...], now: Instant
@@ -454,6 +381,7 @@ class Sessions:
         if session is None or session.requester != event.sender:
             self.dropped["no_session"] += 1
             return []
+        self._learn_latency(session, event.answered)
         session.culprits.update(index for index in event.culprits if index in session.called)
         self._free_all(session.id)
         reason = "" if event.outcome == "combined" else "closed by its requester"
@@ -517,8 +445,6 @@ class Sessions:
         return [self._call(session, found, now)] if found else []
 
     def _call_again(self, session: Session, now: Instant) -> list[Action]:
-        if self._raising:
-            return []
         due = [index for index, at in session.again.items() if now >= at]
         for index in due:
             del session.again[index]
@@ -529,11 +455,10 @@ class Sessions:
         calls = []
         for index, node in shards:
             shard = (session.domain, index)
-            self._fences[shard] = self._fences.get(shard, 0) + 1
             self._taken[shard] = (session.id, now + SLOT)
             session.called[index] = node
-            calls.append((index, node, self._fences[shard]))
-        return Grant(session.id, session.requester, session.request, self.term, tuple(calls))
+            calls.append((index, node, self._fences.next(shard)))
+        return Grant(session.id, session.domain, session.requester, session.request, tuple(calls))
 
     def _live_shards(self, domain: DomainIs) -> tuple[Shard, ...]:
         return tuple(

@@ -167,11 +167,11 @@ class Database:
             await connection.execute(delete(meta).where(meta.c.name == name))
             await connection.execute(insert(meta).values(name=name, value=value))
 
-    async def raise_term(self, at_least: int = 0) -> int:
-        """A term above every earlier one, and not below `at_least`; returns it."""
+    async def raise_term(self) -> int:
+        """A term above every earlier one; returns it."""
         async with self._writing() as connection:
             found = await connection.scalar(select(meta.c.value).where(meta.c.name == "term"))
-            term = max(int.from_bytes(found or b"") + 1, at_least)
+            term = int.from_bytes(found or b"") + 1
             await connection.execute(delete(meta).where(meta.c.name == "term"))
             await connection.execute(insert(meta).values(name="term", value=term.to_bytes(8)))
             return term

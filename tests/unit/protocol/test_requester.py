@@ -27,7 +27,7 @@ S1, S2 = SessionId(b"1" * 16), SessionId(b"2" * 16)
 NOW = 50.0
 
 IDLE = Requester(DOMAIN)
-OPENING = Attempt(started=NOW, deadline=NOW + ATTEMPT, waiters=(7,))
+OPENING = Attempt(started=NOW, deadline=NOW + ATTEMPT, asked=NOW, waiters=(7,))
 OPEN = replace(OPENING, session=S1)
 CALLED = replace(OPEN, called=frozenset({(1, A), (2, B)}), holders=frozenset({A, B}))
 
@@ -38,6 +38,10 @@ def at(attempt: Attempt | None, **past: object) -> Requester:
 
 def closed(*whom: NodeId) -> tuple[Send, ...]:
     return tuple(Send(to, "session/closed", (b"closed",)) for to in whom)
+
+
+def ended(*answered: list[int]) -> Send:
+    return Send(HUB, "session/ended", (b"closed", list(answered)))
 
 
 def test_first_need_opens_a_session() -> None:
@@ -54,8 +58,8 @@ def test_concurrent_needs_share_the_session() -> None:
 
 
 def test_opened_session_is_requested_from_the_hub() -> None:
-    step = at(OPENING).handle(requester.Opened(S1, b"request"), NOW)
-    assert step == Step(at(OPEN), (Send(HUB, "session/request", (b"request",)),))
+    step = at(OPENING).handle(requester.Opened(S1, b"request"), NOW + 0.1)
+    assert step == Step(at(replace(OPEN, asked=NOW + 0.1)), (Send(HUB, "session/request", (b"request",)),))
 
 
 def test_module_that_opens_nothing_fails_its_waiters() -> None:
@@ -68,8 +72,9 @@ def test_grant_tells_who_takes_part() -> None:
 
 
 def test_answer_goes_to_the_module_and_its_sender_gets_the_last_word() -> None:
-    step = at(OPEN).handle(requester.AnswerCame(S1, C, b"answer"), NOW)
-    assert step == Step(at(replace(OPEN, holders=frozenset({C}))), (Receive(S1, b"answer"),))
+    step = at(OPEN).handle(requester.AnswerCame(S1, C, 3, b"answer"), NOW + 0.0015)
+    heard = replace(OPEN, holders=frozenset({C}), answered=((3, 1500),))
+    assert step == Step(at(heard), (Receive(S1, b"answer"),))
 
 
 def test_answer_that_does_not_complete_is_counted() -> None:
@@ -78,9 +83,10 @@ def test_answer_that_does_not_complete_is_counted() -> None:
 
 
 def test_last_answer_serves_the_waiters_and_tells_everybody() -> None:
-    step = at(CALLED).handle(requester.Received(S1, 2, 2, closed=b"closed"), NOW)
-    over = replace(IDLE, past={S1: Past(frozenset({A, B}), b"closed")})
-    assert step == Step(over, (*closed(A, B, HUB), Ended(S1, (7,), None)))
+    heard = replace(CALLED, answered=((1, 900), (2, 1500)))
+    step = at(heard).handle(requester.Received(S1, 2, 2, closed=b"closed"), NOW)
+    over = replace(IDLE, past={S1: Past(frozenset({A, B}), b"closed", heard.answered)})
+    assert step == Step(over, (ended([1, 900], [2, 1500]), *closed(A, B), Ended(S1, (7,), None)))
 
 
 def test_culprit_is_reported_once_and_the_session_goes_on() -> None:
@@ -108,7 +114,7 @@ def test_refusal_of_the_hub_ends_the_session() -> None:
 def test_stale_epoch_starts_once_again_and_not_twice() -> None:
     stale = requester.Refused(S1, "wrong_epoch", "epoch 2 is current")
     step = at(OPEN).handle(stale, NOW + 0.9)
-    again = replace(OPENING, deadline=NOW + TOTAL, restarted=True)
+    again = replace(OPENING, deadline=NOW + TOTAL, asked=NOW + 0.9, restarted=True)
     past = {S1: Past(frozenset())}
     assert step == Step(at(again, past=past), (Abandon(S1, "refused"), Open()))
 
@@ -139,7 +145,7 @@ def test_timer_before_the_deadline_does_nothing() -> None:
 @pytest.mark.parametrize(
     "event",
     [
-        requester.AnswerCame(S2, A, b"answer"),
+        requester.AnswerCame(S2, A, 1, b"answer"),
         requester.Received(S2, 2, 2, closed=b"closed"),
         requester.Refused(S2, "no_quorum", ""),
         requester.Granted(S2, ((1, A),)),
@@ -151,9 +157,10 @@ def test_n55_event_of_another_session_changes_nothing(state: Requester, event: r
 
 
 def test_last_word_on_an_abandoned_session_goes_to_hub_and_holders() -> None:
-    over = replace(IDLE, past={S1: Past(frozenset({A}))})
+    over = replace(IDLE, past={S1: Past(frozenset({A}), answered=((1, 900),))})
     step = over.handle(requester.Abandoned(S1, b"closed"), NOW)
-    assert step == Step(replace(IDLE, past={S1: Past(frozenset({A}), b"closed")}), closed(A, HUB))
+    past = {S1: Past(frozenset({A}), b"closed", ((1, 900),))}
+    assert step == Step(replace(IDLE, past=past), (ended([1, 900]), *closed(A)))
 
 
 def test_holder_called_too_late_gets_the_last_word() -> None:

@@ -6,14 +6,13 @@ from dataclasses import replace
 import pytest
 
 from quorate.ids import DomainId, NodeId, SessionId
+from quorate.protocol.fences import MAX_STEP
 from quorate.protocol.session import (
     AGAIN,
     DEADLINE,
-    MAX_FENCE_STEP,
     PER_REQUESTER,
     SLOT,
     SUBSTITUTE,
-    AnsweredCame,
     ClosedCame,
     CulpritsCame,
     DomainIs,
@@ -21,12 +20,10 @@ from quorate.protocol.session import (
     Grant,
     NodeDown,
     NodeUp,
-    RaiseTerm,
     RefusalCame,
     Refuse,
     RequestCame,
     Sessions,
-    TermRaised,
     TimePassed,
 )
 
@@ -62,15 +59,16 @@ def request(n: int, sender: NodeId, epoch: int = 1) -> RequestCame:
 
 
 def grant(n: int, requester: NodeId, *calls: tuple[int, NodeId, int], term: int = TERM) -> Grant:
-    return Grant(sid(n), requester, b"request %d" % n, term, calls)
+    fenced = tuple((index, node, (term, number)) for index, node, number in calls)
+    return Grant(sid(n), DOMAIN, requester, b"request %d" % n, fenced)
 
 
 def refusal(n: int, sender: NodeId, index: int, reason: str, term: int = 0, fence: int = 0) -> RefusalCame:
-    return RefusalCame(sender, sid(n), DOMAIN, index, reason, term, fence)
+    return RefusalCame(sender, sid(n), DOMAIN, index, reason, (term, fence))
 
 
-def closed(n: int, sender: NodeId, outcome: str = "combined") -> ClosedCame:
-    return ClosedCame(sender, sid(n), outcome, ())
+def closed(n: int, sender: NodeId, outcome: str = "combined", *answered: tuple[int, float]) -> ClosedCame:
+    return ClosedCame(sender, sid(n), outcome, (), answered)
 
 
 def ended(
@@ -388,9 +386,8 @@ def test_slot_that_is_not_free_yet_is_asked_again_soon() -> None:
 def test_recent_answers_decide_between_equal_holders() -> None:
     machine = hub(*FIVE)
     machine.handle(request(1, A), T0)
-    machine.handle(AnsweredCame(A, sid(1), ((2, 0.4), (3, 0.1))), T0)
-    machine.handle(AnsweredCame(B, sid(1), ((1, 0.9),)), T0)
-    machine.handle(closed(1, A), T0)
+    machine.handle(closed(1, B, "combined", (1, 0.9)), T0)
+    machine.handle(closed(1, A, "combined", (2, 0.4), (3, 0.1)), T0)
     assert machine.handle(request(2, A), T0) == [grant(2, A, (1, A, 2), (4, D, 1), (5, E, 1))]
     assert machine.dropped == Counter(no_session=1)
 
@@ -406,7 +403,7 @@ def test_fences_of_a_shard_rise_strictly() -> None:
         assert isinstance(granted, Grant)
         fences.append(next(fence for index, _, fence in granted.calls if index == 1))
         machine.handle(closed(n, A), T0)
-    assert fences == [1, 2, 3, 4, 5]
+    assert fences == [(TERM, number) for number in (1, 2, 3, 4, 5)]
 
 
 def test_reported_fence_moves_that_shard_ahead_and_no_other() -> None:
@@ -417,17 +414,18 @@ def test_reported_fence_moves_that_shard_ahead_and_no_other() -> None:
     assert machine.handle(request(2, A), T0) == [grant(2, A, (1, A, 2), (2, B, 502), (3, C, 2))]
 
 
-def test_n97_reported_fence_at_the_end_of_the_numbers_is_ignored_and_the_holder_replaced() -> None:
+def test_n97_reported_fence_at_the_end_of_the_numbers_moves_a_step_and_the_holder_is_replaced() -> None:
     machine = hub(*FIVE)
     machine.handle(request(1, A), T0)
     lie = refusal(1, B, 2, "stale_fence", TERM, 2**64 - 1)
     assert machine.handle(lie, T0) == [grant(1, A, (4, D, 1))]
     assert machine.dropped == Counter(fence_too_far=1)
     machine.handle(closed(1, A), T0)
-    assert machine.handle(request(2, A), T0) == [grant(2, A, (1, A, 2), (2, B, 2), (3, C, 2))]
+    ahead = 1 + MAX_STEP + 1
+    assert machine.handle(request(2, A), T0) == [grant(2, A, (1, A, 2), (2, B, ahead), (3, C, 2))]
 
 
-@pytest.mark.parametrize(("fence", "believed"), [(1 + MAX_FENCE_STEP, True), (2 + MAX_FENCE_STEP, False)])
+@pytest.mark.parametrize(("fence", "believed"), [(1 + MAX_STEP, True), (2 + MAX_STEP, False)])
 def test_n97_a_jump_is_at_most_two_to_the_32(fence: int, believed: bool) -> None:
     machine = hub(*FIVE)
     machine.handle(request(1, A), T0)
@@ -440,7 +438,7 @@ def test_n97_holder_that_never_stops_reporting_is_replaced() -> None:
     machine.handle(request(1, A), T0)
     fence, calls = 1, 0
     for _ in range(20):
-        fence += MAX_FENCE_STEP
+        fence += MAX_STEP
         calls += sum(
             action == grant(1, A, (2, B, fence + 1))
             for action in machine.handle(refusal(1, B, 2, "stale_fence", TERM, fence), T0)
@@ -461,19 +459,37 @@ def test_fence_that_is_not_ahead_is_no_reason_to_try_again() -> None:
     assert machine.dropped == Counter(fence_not_ahead=2)
 
 
-def test_higher_term_is_made_durable_once_before_anybody_is_called_under_it() -> None:
+def test_higher_term_is_followed_for_the_shard_that_reported_it_and_no_other() -> None:
     machine = hub(*FIVE)
     machine.handle(request(1, A), T0)
-    assert machine.handle(refusal(1, B, 2, "stale_fence", 9, 77), T0) == [RaiseTerm(10)]
-    assert machine.handle(refusal(1, C, 3, "stale_fence", 9, 12), T0) == [], "it is being raised"
-    assert machine.wake == T0 + SUBSTITUTE, "nothing is due until the term is durable"
-    assert machine.handle(TermRaised(10), T0 + 0.002) == [grant(1, A, (2, B, 1), (3, C, 1), term=10)]
-    assert machine.term == 10
+    assert machine.handle(refusal(1, B, 2, "stale_fence", 9, 77), T0) == [grant(1, A, (2, B, 1), term=10)]
+    assert machine.handle(refusal(1, C, 3, "stale_fence", TERM, 12), T0) == [grant(1, A, (3, C, 13))]
+    machine.handle(closed(1, A), T0)
+    (granted,) = machine.handle(request(2, A), T0)
+    assert isinstance(granted, Grant)
+    assert [fence for _, _, fence in granted.calls] == [(TERM, 2), (10, 2), (TERM, 14)]
 
 
-def test_n97_term_at_the_end_of_the_numbers_is_ignored() -> None:
+def test_n97_term_at_the_end_of_the_numbers_moves_a_step_and_the_holder_is_replaced() -> None:
     machine = hub(*FIVE)
     machine.handle(request(1, A), T0)
     assert machine.handle(refusal(1, B, 2, "stale_fence", 2**64 - 1, 1), T0) == [grant(1, A, (4, D, 1))]
     assert machine.dropped == Counter(fence_too_far=1)
-    assert machine.term == TERM
+    machine.handle(closed(1, A), T0)
+    (granted,) = machine.handle(request(2, A), T0)
+    assert isinstance(granted, Grant)
+    assert [fence for _, _, fence in granted.calls] == [(TERM, 2), (TERM + MAX_STEP, 1), (TERM, 2)]
+
+
+def test_n97_shard_that_a_stolen_hub_walked_far_ahead_is_reached_again_step_by_step() -> None:
+    machine = hub(*FIVE)
+    seen = TERM + 3 * MAX_STEP
+    sessions = 0
+    while sessions < 10:
+        sessions += 1
+        machine.handle(request(sessions, A), T0)
+        (answer,) = machine.handle(refusal(sessions, B, 2, "stale_fence", seen, 5), T0)
+        machine.handle(closed(sessions, A), T0)
+        if answer == grant(sessions, A, (2, B, 6), term=seen):
+            break
+    assert sessions == 4

@@ -100,11 +100,11 @@ class World:
     def feed_hub(self, event: h.Event) -> None:
         for action in self.machine.handle(event, self.now):
             match action:
-                case h.Grant(session, _, _, term, calls):
+                case h.Grant(session, _, _, _, calls):
                     told = tuple((index, node) for index, node, _ in calls)
                     self.later(self.hop(), "requester", (self.owner[session], r.Granted(session, told)))
                     for index, node, fence in calls:
-                        self.later(self.hop(), "holder", (node, index, session, (term, fence)))
+                        self.later(self.hop(), "holder", (node, index, session, fence))
                 case h.Refuse(session, _, code, reason):
                     self.later(
                         self.hop(), "requester", (self.owner[session], r.Refused(session, code, reason))
@@ -124,10 +124,10 @@ class World:
         slot = self.slots[node]
         refused = slot.take(session, fence, self.now)
         if refused is None:
-            answer = r.AnswerCame(session, node, node.value.encode())
+            answer = r.AnswerCame(session, node, index, node.value.encode())
             self.later(self.hop(), "requester", (self.owner[session], answer))
         else:
-            event = h.RefusalCame(node, session, DOMAIN, index, refused, *slot.fence)
+            event = h.RefusalCame(node, session, DOMAIN, index, refused, slot.fence)
             self.later(self.hop(), "hub", event)
 
     def on_closed(self, closed: tuple[NodeId, SessionId]) -> None:
@@ -160,13 +160,12 @@ class World:
                 session = SessionId(bytes(request))  # type: ignore[call-overload]
                 asked = h.RequestCame(who[0], session, DOMAIN, 1, CONFIGURATION, b"request")
                 self.later(self.hop(), "hub", asked)
-            case r.Send(to, "session/closed", (outcome,)):
-                session = self.last_session(who)
+            case r.Send(to, "session/ended", (outcome, _)) if to == HUB:
                 word = bytes(outcome).decode()  # type: ignore[call-overload]
-                if to == HUB:
-                    self.later(self.hop(), "hub", h.ClosedCame(who[0], session, word, ()))
-                else:
-                    self.later(self.hop(), "closed", (to, session))
+                closed = h.ClosedCame(who[0], self.last_session(who), word, ())
+                self.later(self.hop(), "hub", closed)
+            case r.Send(to, "session/closed", (_,)):
+                self.later(self.hop(), "closed", (to, self.last_session(who)))
             case r.Ended(_, _, failure):
                 self.outcomes["combined" if failure is None else failure.code] += 1
 
