@@ -28,6 +28,9 @@ class NodeId:
     def __post_init__(self) -> None:
         _check_label("node name", self.value)
 
+    def __hash__(self) -> int:
+        return hash(self.value)
+
     def __str__(self) -> str:
         return self.value
 
@@ -44,6 +47,9 @@ class DomainId:
 
     def __post_init__(self) -> None:
         _check_label("domain name", self.value)
+
+    def __hash__(self) -> int:
+        return hash(self.value)
 
     def __str__(self) -> str:
         return self.value
