@@ -22,7 +22,7 @@ from quorate.hub.nodes import Nodes
 from quorate.ids import HUB, DomainId, NodeId, Quorum
 from quorate.protocol import epoch_change as change
 from quorate.protocol.quorum import Shard, margin
-from quorate.protocol.session import DomainIs
+from quorate.protocol.session_events import DomainIs
 from quorate.store.database import AttemptRow, Database, current_epochs, highest_epochs
 from quorate.wire.links import LinkDown
 

@@ -7,7 +7,7 @@ from collections.abc import Awaitable
 
 from quorate.audit.append import AuditLog, Value
 from quorate.ids import DomainId, NodeId
-from quorate.protocol import session
+from quorate.protocol import session_events as session
 
 MAX_REASON = 512
 

@@ -31,7 +31,7 @@ from quorate.hub.nodes import Nodes
 from quorate.hub.records import Records
 from quorate.hub.sessions import Sessions
 from quorate.ids import HUB, DomainId, NodeId, Quorum
-from quorate.protocol import session
+from quorate.protocol import session_events as session
 from quorate.store.database import Database
 from quorate.wire.enrol import EnrolmentDoor
 from quorate.wire.links import LinkDown

@@ -19,8 +19,9 @@ from quorate.host.fleet import Fleet
 from quorate.hsm import Hsm
 from quorate.hub.journal import Journal
 from quorate.ids import DomainId, Instant, NodeId, SessionId
-from quorate.protocol import session
+from quorate.protocol import session_events as session
 from quorate.protocol.quorum import Shard
+from quorate.protocol.session import Sessions as Machine
 from quorate.wire.links import LinkDown
 
 _log = logging.getLogger(__name__)
@@ -79,7 +80,7 @@ class Sessions:
         self._journal = journal
         self._now = now
         self._loop = asyncio.get_running_loop()
-        self._machine = session.Sessions(term)
+        self._machine = Machine(term)
         self._wake: asyncio.TimerHandle | None = None
         self._shown: deque[Shown] = deque(maxlen=_SHOWN)
         self._by_id: dict[SessionId, Shown] = {}

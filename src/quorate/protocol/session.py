@@ -12,13 +12,27 @@ that is still open `SUBSTITUTE` seconds after its grant gets one more holder, an
 """
 
 from collections import Counter, OrderedDict, deque
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import islice
 
 from quorate.ids import DomainId, Instant, NodeId, SessionId
 from quorate.protocol.fences import Fence, Fences
 from quorate.protocol.quorum import Holder, Shard, rank
+from quorate.protocol.session_events import (
+    Action,
+    ClosedCame,
+    CulpritsCame,
+    DomainIs,
+    Ended,
+    Event,
+    Grant,
+    NodeDown,
+    NodeUp,
+    RefusalCame,
+    Refuse,
+    RequestCame,
+    TimePassed,
+)
 
 DEADLINE = 1.0
 """Seconds from a request to its end, time in the queue included."""
@@ -35,129 +49,6 @@ JUMPS = 3
 """How often one session follows what a holder reports of its fence, before it asks another."""
 REMEMBERED = 1024
 """Sessions that ended, so that a repeated request is known."""
-
-Calls = tuple[tuple[int, NodeId, Fence], ...]
-"""(index, node, fence)."""
-
-
-# Events. Their fields are verified: a sender is who signed.
-
-
-@dataclass(frozen=True, slots=True)
-class DomainIs:
-    """The epoch that is committed."""
-
-    domain: DomainId
-    epoch: int
-    configuration: bytes
-    threshold: int
-    shards: tuple[Shard, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class NodeUp:
-    """A node is live, or something about it changed. `ready`: domains whose current epoch it holds."""
-
-    node: NodeId
-    zone: str
-    open_sessions: int
-    ready: frozenset[DomainId]
-
-
-@dataclass(frozen=True, slots=True)
-class NodeDown:
-    node: NodeId
-
-
-@dataclass(frozen=True, slots=True)
-class RequestCame:
-    sender: NodeId
-    session: SessionId
-    domain: DomainId
-    epoch: int
-    configuration: bytes
-    request: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class RefusalCame:
-    """A holder's module refused; `fence` is the highest that it has seen for the shard."""
-
-    sender: NodeId
-    session: SessionId
-    domain: DomainId
-    index: int
-    reason: str
-    fence: Fence
-
-
-@dataclass(frozen=True, slots=True)
-class CulpritsCame:
-    """The requester has no use for these answers and asks for others."""
-
-    sender: NodeId
-    session: SessionId
-    culprits: tuple[Shard, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class ClosedCame:
-    """The requester's last word. `answered`: when each answer came, in seconds since it asked; advice, not
-    proof.
-    """
-
-    sender: NodeId
-    session: SessionId
-    outcome: str
-    culprits: tuple[int, ...]
-    answered: tuple[tuple[int, float], ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class TimePassed:
-    pass
-
-
-Event = DomainIs | NodeUp | NodeDown | RequestCame | RefusalCame | CulpritsCame | ClosedCame | TimePassed
-
-# What to do, in order.
-
-
-@dataclass(frozen=True, slots=True)
-class Grant:
-    """Have the module sign a grant; send it to every node in `calls`, and to the requester."""
-
-    session: SessionId
-    domain: DomainId
-    requester: NodeId
-    request: bytes
-    calls: Calls
-
-
-@dataclass(frozen=True, slots=True)
-class Refuse:
-    session: SessionId
-    requester: NodeId
-    code: str
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """A session's end, for the audit log and for people."""
-
-    session: SessionId
-    domain: DomainId
-    requester: NodeId
-    outcome: str
-    reason: str
-    called: tuple[Shard, ...]
-    refused: tuple[tuple[int, NodeId, str], ...]
-    culprits: tuple[Shard, ...]
-    seconds: float
-
-
-Action = Grant | Refuse | Ended
 
 
 @dataclass(slots=True)
@@ -535,8 +426,3 @@ class Sessions:
         self._ended[session] = requester
         if len(self._ended) > REMEMBERED:
             self._ended.popitem(last=False)
-
-
-def shards_of(committee: Iterable[tuple[int, str]]) -> tuple[Shard, ...]:
-    """A committee's seats as shards."""
-    return tuple((index, NodeId(node)) for index, node in committee)

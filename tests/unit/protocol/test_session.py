@@ -13,6 +13,9 @@ from quorate.protocol.session import (
     PER_REQUESTER,
     SLOT,
     SUBSTITUTE,
+    Sessions,
+)
+from quorate.protocol.session_events import (
     ClosedCame,
     CulpritsCame,
     DomainIs,
@@ -23,7 +26,6 @@ from quorate.protocol.session import (
     RefusalCame,
     Refuse,
     RequestCame,
-    Sessions,
     TimePassed,
 )
 

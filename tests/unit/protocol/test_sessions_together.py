@@ -10,6 +10,7 @@ import pytest
 from quorate.ids import HUB, DomainId, NodeId, SessionId
 from quorate.protocol import requester as r
 from quorate.protocol import session as h
+from quorate.protocol import session_events as e
 
 DOMAIN = DomainId("payroll")
 CONFIGURATION = b"configuration"
@@ -49,7 +50,7 @@ class World:
     now: float = START
     machine: h.Sessions = field(default_factory=lambda: h.Sessions(1))
     outcomes: Counter[str] = field(default_factory=Counter)
-    ended: list[h.Ended] = field(default_factory=list)
+    ended: list[e.Ended] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.random = Random(self.seed)
@@ -59,9 +60,9 @@ class World:
         self.machines: dict[tuple[NodeId, int], r.Requester] = {}
         self.owner: dict[SessionId, tuple[NodeId, int]] = {}
         self.shares: dict[SessionId, set[NodeId]] = defaultdict(set)
-        self.feed_hub(h.DomainIs(DOMAIN, 1, CONFIGURATION, THRESHOLD, tuple(enumerate(NODES, start=1))))
+        self.feed_hub(e.DomainIs(DOMAIN, 1, CONFIGURATION, THRESHOLD, tuple(enumerate(NODES, start=1))))
         for node in NODES:  # the hub has not noticed yet who is dead
-            self.feed_hub(h.NodeUp(node, "z", 0, frozenset({DOMAIN})))
+            self.feed_hub(e.NodeUp(node, "z", 0, frozenset({DOMAIN})))
         for node in NODES:
             for n in range(self.each):
                 if node not in self.dead:
@@ -90,29 +91,29 @@ class World:
                 getattr(self, "on_" + what)(event)
                 continue
             if self.machine.wake is not None and self.machine.wake <= self.now:
-                self.feed_hub(h.TimePassed())
+                self.feed_hub(e.TimePassed())
             for who, machine in list(self.machines.items()):
                 if machine.wake is not None and machine.wake <= self.now:
                     self.on_requester((who, r.TimePassed()))
 
     # The hub.
 
-    def feed_hub(self, event: h.Event) -> None:
+    def feed_hub(self, event: e.Event) -> None:
         for action in self.machine.handle(event, self.now):
             match action:
-                case h.Grant(session, _, _, _, calls):
+                case e.Grant(session, _, _, _, calls):
                     told = tuple((index, node) for index, node, _ in calls)
                     self.later(self.hop(), "requester", (self.owner[session], r.Granted(session, told)))
                     for index, node, fence in calls:
                         self.later(self.hop(), "holder", (node, index, session, fence))
-                case h.Refuse(session, _, code, reason):
+                case e.Refuse(session, _, code, reason):
                     self.later(
                         self.hop(), "requester", (self.owner[session], r.Refused(session, code, reason))
                     )
-                case h.Ended():
+                case e.Ended():
                     self.ended.append(action)
 
-    def on_hub(self, event: h.Event) -> None:
+    def on_hub(self, event: e.Event) -> None:
         self.feed_hub(event)
 
     # Holders.
@@ -127,7 +128,7 @@ class World:
             answer = r.AnswerCame(session, node, index, node.value.encode())
             self.later(self.hop(), "requester", (self.owner[session], answer))
         else:
-            event = h.RefusalCame(node, session, DOMAIN, index, refused, slot.fence)
+            event = e.RefusalCame(node, session, DOMAIN, index, refused, slot.fence)
             self.later(self.hop(), "hub", event)
 
     def on_closed(self, closed: tuple[NodeId, SessionId]) -> None:
@@ -158,11 +159,11 @@ class World:
                 self.on_requester((who, r.Abandoned(session, outcome.encode())))
             case r.Send(to, "session/request", (request,)) if to == HUB:
                 session = SessionId(bytes(request))  # type: ignore[call-overload]
-                asked = h.RequestCame(who[0], session, DOMAIN, 1, CONFIGURATION, b"request")
+                asked = e.RequestCame(who[0], session, DOMAIN, 1, CONFIGURATION, b"request")
                 self.later(self.hop(), "hub", asked)
             case r.Send(to, "session/ended", (outcome, _)) if to == HUB:
                 word = bytes(outcome).decode()  # type: ignore[call-overload]
-                closed = h.ClosedCame(who[0], self.last_session(who), word, ())
+                closed = e.ClosedCame(who[0], self.last_session(who), word, ())
                 self.later(self.hop(), "hub", closed)
             case r.Send(to, "session/closed", (_,)):
                 self.later(self.hop(), "closed", (to, self.last_session(who)))
