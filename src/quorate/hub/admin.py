@@ -4,17 +4,14 @@ Here: routes, JSON, which error is which status. Not here: decisions. Whoever ma
 needs the operator must come signed by the operator key.
 """
 
-import asyncio
-import contextlib
 import logging
 import os
 import socket
 from base64 import b64decode, b64encode
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Protocol
 
-import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse
@@ -22,6 +19,7 @@ from starlette.routing import Route
 
 from quorate import _core
 from quorate.errors import BadInput, QuorateError, StorageFailed
+from quorate.host.http_server import HttpServer
 from quorate.hub.epochs import DomainExists, EpochAborted, NotEnoughHolders
 from quorate.hub.records import RecordRefused
 from quorate.ids import Quorum
@@ -61,37 +59,16 @@ class AdminServer:
     def __init__(self, hub: HubCommands, path: Path) -> None:
         self._hub = hub
         self._path = path
-        self._server: _Server | None = None
-        self._running: asyncio.Task[None] | None = None
+        self._server = HttpServer(self._app(), grace=1)
 
     async def start(self) -> None:
         """Raises `BadInput` when the socket cannot be made."""
-        config = uvicorn.Config(
-            self._app(),
-            http="httptools",
-            ws="none",
-            loop="none",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            timeout_graceful_shutdown=1,
-        )
-        self._server = _Server(config)
-        listener = _listen(self._path)
-        self._running = asyncio.get_running_loop().create_task(self._server.serve(sockets=[listener]))
-        while not self._server.started:
-            if self._running.done():
-                await self._running
-                raise BadInput(f"cannot listen on {self._path}", remedy="look into the hub's log")
-            await asyncio.sleep(0.005)
+        await self._server.start(_listen(self._path))
 
     async def stop(self) -> None:
-        if self._server is None or self._running is None:
-            return
-        self._server.should_exit = True
-        await self._running
-        self._path.unlink(missing_ok=True)
+        if self._server.listening:
+            await self._server.stop()
+            self._path.unlink(missing_ok=True)
 
     def _app(self) -> Starlette:
         hub = self._hub
@@ -155,14 +132,6 @@ class AdminServer:
                 route("/v1/sessions", "GET", sessions),
             ]
         )
-
-
-class _Server(uvicorn.Server):
-    """Leaves signals to the process."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Generator[None, None, None]:
-        yield
 
 
 def _listen(path: Path) -> socket.socket:

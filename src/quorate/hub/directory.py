@@ -3,17 +3,14 @@
 Here: paths, `settings.json`. Not here: the vault, the database and the audit log, which look after themselves.
 """
 
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
-from quorate.errors import BadInput, DataDirectoryMismatch
+from quorate.errors import BadInput
+from quorate.host import settings
 from quorate.host.addresses import ANY_HOST
 from quorate.host.certificates import Certificates
-from quorate.host.files import replace_file
 from quorate.wire.links import Address
-
-FORMAT = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +23,6 @@ class Settings:
     fleet_listen: str
     enrol_listen: str
     address: str
-    format: int = FORMAT
 
     @property
     def fleet(self) -> Address:
@@ -88,25 +84,14 @@ class Directory:
 
     def read_settings(self) -> Settings:
         """Raises `BadInput` when there are none, `DataDirectoryMismatch` for another format."""
-        try:
-            found = json.loads(self.settings.read_bytes())
-            version = found["format"]
-        except FileNotFoundError as why:
-            raise BadInput(
+        return settings.read(
+            self.settings,
+            lambda found: Settings(**found),
+            absent=BadInput(
                 f"there is no hub in {self.path}", remedy="run `quorate hub init` first, or check --data"
-            ) from why
-        except (OSError, ValueError, KeyError, TypeError) as why:
-            raise BadInput(
-                f"{self.settings} cannot be read: {why}", remedy="restore it from a backup"
-            ) from why
-        if version != FORMAT:
-            raise DataDirectoryMismatch(self.path, found=f"format {version}", wanted=f"format {FORMAT}")
-        try:
-            return Settings(**found)
-        except TypeError as why:
-            raise BadInput(
-                f"{self.settings} is not complete: {why}", remedy="restore it from a backup"
-            ) from why
+            ),
+            remedy="restore it from a backup",
+        )
 
-    def write_settings(self, settings: Settings) -> None:
-        replace_file(self.settings, json.dumps(asdict(settings), indent=2).encode() + b"\n")
+    def write_settings(self, given: Settings) -> None:
+        settings.write(self.settings, given)

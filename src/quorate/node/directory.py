@@ -4,18 +4,15 @@ Here: paths, `settings.json`, files written in one step.
 Not here: the vault and the audit log, which look after themselves.
 """
 
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from quorate.errors import BadInput, DataDirectoryMismatch
+from quorate.host import settings
 from quorate.host.addresses import ANY_HOST
 from quorate.host.certificates import Certificates
-from quorate.host.files import replace_file
 from quorate.ids import NodeId
 from quorate.wire.links import Address, TlsFiles
-
-FORMAT = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +27,6 @@ class Settings:
     kms_listen: str
     address: str
     kms_names: tuple[str, ...] = ()
-    format: int = FORMAT
 
     @property
     def fleet(self) -> Address:
@@ -101,31 +97,18 @@ class Directory:
 
     def read_settings(self) -> Settings:
         """Raises `BadInput` when there are none, `DataDirectoryMismatch` for another format or node."""
-        path = self.path / "settings.json"
-        try:
-            found = json.loads(path.read_bytes())
-            version, name = found["format"], found["name"]
-        except FileNotFoundError as why:
-            raise BadInput(
+        found = settings.read(
+            self.path / "settings.json",
+            lambda found: Settings(**{**found, "kms_names": tuple(found["kms_names"])}),
+            absent=BadInput(
                 f"{self.name} was not enrolled in {self.path}",
                 remedy=f"run `quorate node init {self.name}` and `quorate node enroll {self.name}` first",
-            ) from why
-        except (OSError, ValueError, KeyError, TypeError) as why:
-            raise BadInput(
-                f"{path} cannot be read: {why}", remedy="restore it, or enrol the node again"
-            ) from why
-        if version != FORMAT or name != self.name:
-            raise DataDirectoryMismatch(
-                self.path,
-                found=f"format {version} of {name}",
-                wanted=f"format {FORMAT} of {self.name}",
-            )
-        try:
-            return Settings(**{**found, "kms_names": tuple(found["kms_names"])})
-        except (KeyError, TypeError) as why:
-            raise BadInput(
-                f"{path} is not complete: {why}", remedy="restore it, or enrol the node again"
-            ) from why
+            ),
+            remedy="restore it, or enrol the node again",
+        )
+        if found.name != self.name:
+            raise DataDirectoryMismatch(self.path, found=f"node {found.name}", wanted=f"node {self.name}")
+        return found
 
-    def write_settings(self, settings: Settings) -> None:
-        replace_file(self.path / "settings.json", json.dumps(asdict(settings), indent=2).encode() + b"\n")
+    def write_settings(self, given: Settings) -> None:
+        settings.write(self.path / "settings.json", given)
