@@ -176,13 +176,11 @@ class Epochs:
         step = change.Attempt.begin(plan, self._nodes.live, time.monotonic())
         running = _Running(domain, epoch, step.state, time.monotonic(), finished=self._loop.create_future())
         self._running[domain] = running
-        running.step("planned")
         await self._work(running, step.do)
         assert running.finished is not None
         finished = await running.finished
         if not finished.committed:
             raise EpochAborted(domain, finished)
-        running.step("activated")
         return self.domains[domain], [{"step": what, "ms": ms} for what, ms in running.steps]
 
     def _committee(
