@@ -203,7 +203,7 @@ class Epochs:
             )
         zones: dict[str, list[NodeId]] = {}
         for node in live:
-            zones.setdefault(self._nodes.known[node].zone, []).append(node)
+            zones.setdefault(self._nodes.zone(node), []).append(node)
         spread: list[NodeId] = []
         while len(spread) < len(live):
             spread += [zones[zone].pop(0) for zone in sorted(zones) if zones[zone]]

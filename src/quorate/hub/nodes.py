@@ -1,10 +1,11 @@
-"""Who is live: what the nodes' heartbeats say, and since when nothing was heard.
+"""Who is live: what the nodes' heartbeats say, and since when nothing was heard; and where the roster puts them.
 
 Here: one entry for each node that has been heard of. Not here: whom to ask (`protocol/quorum`).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from quorate.host.dispatch import Dispatch, Fields
 from quorate.ids import DomainId, Instant, NodeId
@@ -19,7 +20,6 @@ SKEW_MS = 60_000
 class Node:
     """What one node said last. `epochs`: of each domain, its epoch and that epoch's configuration hash."""
 
-    zone: str = ""
     state: str = "starting"
     kms: bool = False
     clock_ms: int = 0
@@ -41,10 +41,18 @@ class Nodes:
         self._now = now
         self._on_change = on_change
         self._live: set[NodeId] = set()
+        self._zones: dict[NodeId, str] = {}
         self.known: dict[NodeId, Node] = {}
 
     def register(self, dispatch: Dispatch) -> None:
-        dispatch.on("node/heartbeat", 8, self._on_heartbeat, hub_only=False)
+        dispatch.on("node/heartbeat", 7, self._on_heartbeat, hub_only=False)
+
+    def use_roster(self, entries: Iterable[Mapping[str, Any]]) -> None:
+        self._zones = {NodeId(entry["name"]): entry["zone"] for entry in entries}
+
+    def zone(self, name: NodeId) -> str:
+        """As the operator signed it: a node does not choose its own."""
+        return self._zones.get(name, "")
 
     def greeted(self, name: NodeId) -> None:
         self.known.setdefault(name, Node()).linked = True
@@ -71,9 +79,9 @@ class Nodes:
             self._on_change(name)
 
     def _on_heartbeat(self, sender: NodeId, fields: Fields) -> None:
-        state, zone, kms, clock_ms, open_sessions, sequence, generation, epochs = fields
+        state, kms, clock_ms, open_sessions, sequence, generation, epochs = fields
         node = self.known.setdefault(sender, Node())
-        node.state, node.zone, node.kms = str(state), str(zone), bool(kms)
+        node.state, node.kms = str(state), bool(kms)
         node.clock_ms, node.open_sessions = int(clock_ms), int(open_sessions)
         node.sequence, node.generation = int(sequence), int(generation)
         node.epochs = {DomainId(name): (int(epoch), bytes(hash_)) for name, epoch, hash_ in epochs}

@@ -149,6 +149,7 @@ class Hub:
         ticking: asyncio.Task[None] | None = None
         try:
             await self._records.load()
+            self._nodes.use_roster(module.entries())
             await self._fleet.start(self._settings.fleet)
             await self._epochs.load()
             await self._door.start(self._settings.enrol.host, self._settings.enrol.port)
@@ -230,7 +231,7 @@ class Hub:
                 for domain in self._epochs.domains.values()
                 if known.epochs.get(domain.domain) == (domain.epoch, domain.configuration)
             )
-            self._sessions.feed(session.NodeUp(node, known.zone, known.open_sessions, ready))
+            self._sessions.feed(session.NodeUp(node, self._nodes.zone(node), known.open_sessions, ready))
         else:
             self._sessions.feed(session.NodeDown(node))
         self._epochs.node_changed(node)
@@ -242,6 +243,7 @@ class Hub:
             self._on_node(node)
 
     def _on_roster(self) -> None:
+        self._nodes.use_roster(self._hsm.module.entries())
         self._fleet.use_roster()
         for node in self._fleet.up:
             self._send_roster(node)

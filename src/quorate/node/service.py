@@ -209,7 +209,6 @@ class Node:
                 HUB,
                 "node/heartbeat",
                 self._state,
-                self._settings.zone,
                 self._kms.listening,
                 time.time_ns() // 1_000_000,
                 self._holder.open_sessions + self._sessions.open_sessions,

@@ -117,7 +117,7 @@ class Parts:
         node = NodeId(name)
         self.fleet.up.add(node)
         self.nodes.greeted(node)
-        self.nodes._on_heartbeat(node, ["ready", f"zone-{name}", True, 0, 0, sequence, 1, []])
+        self.nodes._on_heartbeat(node, ["ready", True, 0, 0, sequence, 1, []])
 
     def charter(self, domain: str, *names: str) -> bytes:
         return self.operator.charter(

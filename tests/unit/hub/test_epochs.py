@@ -74,7 +74,7 @@ def test_domain_is_committed_and_every_member_holds_its_shard(with_hub: Run) -> 
         await Members(hub).run_until(creating)
         domain, steps = await creating
         assert (domain.epoch, domain.threshold, [index for index, _ in domain.shards]) == (1, 2, [1, 2, 3])
-        assert [step["step"] for step in steps][-1] == "activated"
+        assert [step["step"] for step in steps][-1] == "closed"
         for name in NAMES:
             (held,) = hub.modules[name].epochs()
             assert (held["state"], held["configuration"]) == ("current", domain.configuration)
