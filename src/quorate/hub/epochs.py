@@ -186,8 +186,7 @@ class Epochs:
     def _committee(
         self, charter: dict[str, Any], quorum: Quorum, only: Sequence[str] | None
     ) -> tuple[Shard, ...]:
-        """Indices 1…n over live holders, spread over zones; never k of them on one node."""
-        threshold, shards = quorum.threshold, quorum.holders
+        """Indices 1…n, one for each of n live holders, which are spread over zones."""
         allowed = [NodeId(entry["node"]) for entry in charter["allowed"] if entry["role"] == "holder"]
         if foreign := sorted(set(only or ()) - {node.value for node in allowed}):
             raise BadInput(
@@ -196,10 +195,9 @@ class Epochs:
             )
         wanted = [node for node in allowed if only is None or node.value in only]
         live = [node for node in wanted if self._nodes.is_live(node)]
-        each = -(-shards // len(live)) if live else 0
-        if not live or each >= threshold:
+        if len(live) < quorum.holders:
             raise NotEnoughHolders(
-                f"{len(live)} live holders cannot take {shards} shards with a threshold of {threshold}"
+                f"{quorum} needs a node for each shard, and {len(live)} of {len(wanted)} holders are live"
             )
         zones: dict[str, list[NodeId]] = {}
         for node in live:
@@ -207,7 +205,7 @@ class Epochs:
         spread: list[NodeId] = []
         while len(spread) < len(live):
             spread += [zones[zone].pop(0) for zone in sorted(zones) if zones[zone]]
-        return tuple((index + 1, spread[index % len(spread)]) for index in range(shards))
+        return tuple(enumerate(spread[: quorum.holders], start=1))
 
     async def _resume(self, row: AttemptRow) -> None:
         dealt = None
