@@ -51,9 +51,18 @@ class Checker:
 
 
 class NodeBackend:
+    """`now`: the wall clock, in seconds since 1970."""
+
     def __init__(
-        self, module: _core.Module, sessions: Sessions, records: Records, epochs: Epochs, journal: Journal
+        self,
+        module: _core.Module,
+        sessions: Sessions,
+        records: Records,
+        epochs: Epochs,
+        journal: Journal,
+        now: Callable[[], float],
     ) -> None:
+        self._now = now
         self._module = module
         self._sessions = sessions
         self._records = records
@@ -87,18 +96,18 @@ class NodeBackend:
                 domain=domain,
                 description=description,
                 tags=list(tags.items()),
-                created=_now_ms(),
+                created=self._now_ms(),
             )
 
         await self._propose(call, await self._use(call, wanted, make))
         return self._key(str(key_id))
 
     async def get_key(self, key_id: str) -> KeyRecord | None:
-        return self._records.keys.get(key_id)
+        return self._kept(key_id)
 
     async def list_keys(self, after: str | None, limit: int) -> Sequence[KeyRecord]:
-        keys = self._records.keys
-        return [keys[key_id] for key_id in sorted(keys) if after is None or key_id > after][:limit]
+        ids = (key_id for key_id in sorted(self._records.keys) if after is None or key_id > after)
+        return [key for key_id in ids if (key := self._kept(key_id)) is not None][:limit]
 
     async def set_enabled(self, call: Call, key_id: str, enabled: bool) -> KeyRecord:
         def revise() -> bytes:
@@ -127,9 +136,9 @@ class NodeBackend:
 
     async def create_alias(self, call: Call, name: str, key_id: str) -> AliasRecord:
         def revise() -> bytes:
-            if name in self._records.aliases:
+            if self._alias(name) is not None:
                 raise api.AliasExists(name)
-            return self._module.revise_alias(name, target=_id(key_id), now=_now_ms())
+            return self._module.revise_alias(name, target=_id(key_id), now=self._now_ms())
 
         await self._change(call, revise)
         found = self._records.aliases.get(name)
@@ -139,19 +148,19 @@ class NodeBackend:
 
     async def delete_alias(self, call: Call, name: str) -> None:
         def revise() -> bytes:
-            if name not in self._records.aliases:
+            if self._alias(name) is None:
                 raise api.AliasNotFound(name)
-            return self._module.revise_alias(name, target=None, now=_now_ms())
+            return self._module.revise_alias(name, target=None, now=self._now_ms())
 
         await self._change(call, revise)
 
     async def list_aliases(self, key_id: str | None, after: str | None, limit: int) -> Sequence[AliasRecord]:
-        aliases = self._records.aliases
-        found = (aliases[name] for name in sorted(aliases) if after is None or name > after)
+        names = (name for name in sorted(self._records.aliases) if after is None or name > after)
+        found = (alias for name in names if (alias := self._alias(name)) is not None)
         return [alias for alias in found if key_id is None or alias.key_id == key_id][:limit]
 
     async def resolve_alias(self, name: str) -> str | None:
-        alias = self._records.aliases.get(name)
+        alias = self._alias(name)
         return None if alias is None else alias.key_id
 
     # Cryptography.
@@ -282,11 +291,26 @@ class NodeBackend:
     def _revise(self, key_id: str, state: str, deletion: int | None = None) -> bytes:
         return self._module.revise_key(_id(key_id), state=state, deletion=deletion)
 
-    def _key(self, key_id: str) -> KeyRecord:
+    def _kept(self, key_id: str) -> KeyRecord | None:
+        """None also once the key's deletion date has come: nothing brings it back."""
         key = self._records.keys.get(key_id)
+        if key is None or (key.deletion_date is not None and self._now() >= key.deletion_date):
+            return None
+        return key
+
+    def _key(self, key_id: str) -> KeyRecord:
+        key = self._kept(key_id)
         if key is None:
             raise api.KeyNotFound(key_id)
         return key
+
+    def _alias(self, name: str) -> AliasRecord | None:
+        """None also when its key's deletion date has come."""
+        alias = self._records.aliases.get(name)
+        return None if alias is None or self._kept(alias.key_id) is None else alias
+
+    def _now_ms(self) -> int:
+        return int(self._now() * 1000)
 
     def _refuse_state(self, key_id: str, state: KeyState, words: str) -> None:
         if self._key(key_id).state is state:
@@ -317,7 +341,3 @@ def _explained(why: _core.CoreError) -> api.BackendError:
 
 def _id(key_id: str) -> bytes:
     return uuid.UUID(key_id).bytes
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000

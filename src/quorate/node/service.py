@@ -112,7 +112,7 @@ class Node:
         self._sessions = Sessions(hsm, self._fleet, self._journal, self._changed.set)
         self._holder = Holder(hsm, self._fleet, self._journal, self._sessions.granted)
         self._records = Records(hsm, self._fleet, self._changed.set)
-        backend = NodeBackend(module, self._sessions, self._records, self._epochs, self._journal)
+        backend = NodeBackend(module, self._sessions, self._records, self._epochs, self._journal, time.time)
         kms = KmsSettings(self._info["region"], self._info["account"])
         app = KmsApp(backend, Checker(module), kms, time.time)
         backend.forwarder = Forwarder(self._fleet, backend.members, app.handle)

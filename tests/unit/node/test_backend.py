@@ -1,6 +1,7 @@
 """Who serves a call: this node under its lease, this node after a session, another member, or nobody."""
 
 import asyncio
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 from quorate import _core
 from quorate.ids import HUB, DomainId, NodeId, SessionId
 from quorate.kms import backend as api
-from quorate.kms.backend import Call, Identity, KeyRecord, KeyState, Role
+from quorate.kms.backend import AliasRecord, Call, Identity, KeyRecord, KeyState, Role
 from quorate.node.backend import NodeBackend
 from quorate.node.forward import need
 from quorate.node.records import NoResult, Result
@@ -41,10 +42,12 @@ class Node:
         sessions: Any = SimpleNamespace(lease=self._open, used=self._used)
         epochs: Any = SimpleNamespace(current={DOMAIN: SimpleNamespace()} if member else {})
         records: Any = SimpleNamespace(
-            keys={KEY_ID: KEY}, allowed={DOMAIN: frozenset({NodeId("a")})}, propose=self._propose
+            keys={KEY_ID: KEY}, aliases={}, allowed={DOMAIN: frozenset({NodeId("a")})}, propose=self._propose
         )
         journal: Any = None
-        self.backend = NodeBackend(module, sessions, records, epochs, journal)
+        self.now = 1000.0
+        self.keys, self.aliases = records.keys, records.aliases
+        self.backend = NodeBackend(module, sessions, records, epochs, journal, lambda: self.now)
         self.call = Call("id", Identity("AK", "root", Role.ADMIN), "Encrypt", "token")
 
     def _encrypt(self, *_: object) -> bytes:
@@ -123,3 +126,26 @@ def test_change_that_the_hub_does_not_take(result: Result | Exception, error: ty
     node.result = result
     with pytest.raises(error):
         asyncio.run(node.backend.set_enabled(node.call, KEY_ID, True))
+
+
+def test_key_is_gone_with_its_aliases_once_its_deletion_date_has_come() -> None:
+    async def main() -> None:
+        node = Node()
+        node.keys[KEY_ID] = replace(KEY, state=KeyState.PENDING_DELETION, deletion_date=2000.0)
+        node.aliases["alias/old"] = AliasRecord("alias/old", KEY_ID, 0.0, 0.0)
+        for node.now, is_there in ((1999.9, True), (2000.0, False)):
+            assert (await node.backend.get_key(KEY_ID) is not None) == is_there
+            assert len(await node.backend.list_keys(None, 10)) == is_there
+            assert len(await node.backend.list_aliases(None, None, 10)) == is_there
+            assert (await node.backend.resolve_alias("alias/old") is not None) == is_there
+        for change in (
+            node.backend.cancel_deletion(node.call, KEY_ID),
+            node.backend.set_enabled(node.call, KEY_ID, True),
+            node.backend.schedule_deletion(node.call, KEY_ID, 9000.0),
+        ):
+            with pytest.raises(api.KeyNotFound):
+                await change
+        with pytest.raises(api.AliasNotFound):
+            await node.backend.delete_alias(node.call, "alias/old")
+
+    asyncio.run(main())
