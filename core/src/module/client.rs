@@ -1,6 +1,7 @@
-//! What an application asked for: Encrypt, Decrypt, `ReEncrypt`, data keys. Each is one use of the domain's
-//! lease; the only plaintext that leaves is the answer that the client asked for.
+//! What an application asked for: Encrypt, Decrypt, `ReEncrypt`, data keys. Each is one use of the lease of
+//! each domain that it needs; the only plaintext that leaves is the answer that the client asked for.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use zeroize::Zeroizing;
@@ -19,11 +20,17 @@ pub type Context<'a> = &'a [(String, String)];
 
 impl Module {
     pub fn encrypt(&self, key_id: &[u8; 16], plaintext: &[u8], context: Context<'_>) -> Result<Vec<u8>> {
-        self.with(|s, now| s.encrypt(key_id, plaintext, context, now))
+        self.with(|s, now| {
+            s.spend(&[key_id], now)?;
+            s.encrypt(key_id, plaintext, context)
+        })
     }
 
     pub fn decrypt(&self, sealed: &[u8], context: Context<'_>) -> Result<Zeroizing<Vec<u8>>> {
-        self.with(|s, now| s.decrypt(sealed, context, now))
+        self.with(|s, now| {
+            s.spend(&[&blob::parse_header(sealed)?.key_id], now)?;
+            s.decrypt(sealed, context)
+        })
     }
 
     /// Decrypts and encrypts again; the plaintext stays inside.
@@ -35,8 +42,9 @@ impl Module {
         new_context: Context<'_>,
     ) -> Result<Vec<u8>> {
         self.with(|s, now| {
-            let plaintext = s.decrypt(sealed, context, now)?;
-            s.encrypt(key_id, &plaintext, new_context, now)
+            s.spend(&[&blob::parse_header(sealed)?.key_id, key_id], now)?;
+            let plaintext = s.decrypt(sealed, context)?;
+            s.encrypt(key_id, &plaintext, new_context)
         })
     }
 
@@ -49,7 +57,8 @@ impl Module {
     ) -> Result<(Zeroizing<Vec<u8>>, Vec<u8>)> {
         self.with(|s, now| {
             let key = random::bytes(length, &mut *s.rng)?;
-            let sealed = s.encrypt(key_id, &key, context, now)?;
+            s.spend(&[key_id], now)?;
+            let sealed = s.encrypt(key_id, &key, context)?;
             Ok((key, sealed))
         })
     }
@@ -60,26 +69,40 @@ impl Module {
 }
 
 impl State {
-    fn encrypt(
-        &mut self,
-        key_id: &[u8; 16],
-        plaintext: &[u8],
-        context: Context<'_>,
-        now: Duration,
-    ) -> Result<Vec<u8>> {
+    /// One use of the lease of each domain that these keys belong to; nothing is spent where one is missing.
+    fn spend(&mut self, keys: &[&[u8; 16]], now: Duration) -> Result<()> {
+        let mut domains = BTreeSet::new();
+        for key_id in keys {
+            self.usable(key_id)?;
+            domains.insert(self.keys[*key_id].body().domain.clone());
+        }
+        for domain in &domains {
+            if self.leases.get(domain).is_none_or(|lease| lease.over(now)) {
+                return fail(Code::NoLease, format!("no lease of {domain} is held"));
+            }
+        }
+        for domain in &domains {
+            if let Some(lease) = self.leases.get_mut(domain) {
+                lease.spend(now)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn encrypt(&mut self, key_id: &[u8; 16], plaintext: &[u8], context: Context<'_>) -> Result<Vec<u8>> {
         let version = self.usable(key_id)?;
-        self.with_backing(key_id, version, now, |backing, rng| {
+        self.with_backing(key_id, version, |backing, rng| {
             blob::encrypt(backing, *key_id, version, context, plaintext, rng)
         })
     }
 
-    fn decrypt(&mut self, sealed: &[u8], context: Context<'_>, now: Duration) -> Result<Zeroizing<Vec<u8>>> {
+    fn decrypt(&mut self, sealed: &[u8], context: Context<'_>) -> Result<Zeroizing<Vec<u8>>> {
         let header = blob::parse_header(sealed)?;
         let version = self.usable(&header.key_id)?;
         if header.key_version != version {
             return fail(Code::UnknownKey, "the ciphertext names a version of the key that is not known");
         }
-        self.with_backing(&header.key_id, version, now, |backing, _| blob::decrypt(backing, context, sealed))
+        self.with_backing(&header.key_id, version, |backing, _| blob::decrypt(backing, context, sealed))
     }
 
     /// The key's current version, if it may be used.
@@ -91,12 +114,11 @@ impl State {
         }
     }
 
-    /// One use of the lease of the key's domain, with its backing key open.
+    /// Runs with a key's backing key open, under a lease whose use was counted.
     fn with_backing<T>(
         &mut self,
         key_id: &[u8; 16],
         version: u32,
-        now: Duration,
         run: impl FnOnce(&Secret<32>, &mut dyn CryptoRng) -> Result<T>,
     ) -> Result<T> {
         let record = self.keys[key_id].body();
@@ -104,7 +126,6 @@ impl State {
         let Some(lease) = self.leases.get_mut(domain) else {
             return fail(Code::NoLease, format!("no lease of {domain} is held"));
         };
-        lease.spend(now)?;
         if let Some(backing) = lease.backing.get(&(*key_id, version)) {
             return run(backing, &mut *self.rng);
         }

@@ -113,6 +113,23 @@ fn n78_a_ciphertext_opens_under_its_own_context_and_key_only() {
 }
 
 #[test]
+fn each_operation_is_one_use_of_the_lease() {
+    let (fleet, sealed) = with_a_key();
+    let node = fleet.node(1);
+    let uses = || node.lease(&domain()).expect("asked").expect("a lease").uses;
+    let before = uses();
+    node.encrypt(&KEY, b"hello", &context()).expect("encrypted");
+    node.decrypt(&sealed, &context()).expect("decrypted");
+    node.data_key(&KEY, 32, &context()).expect("a data key");
+    node.reencrypt(&sealed, &context(), &KEY, &context()).expect("encrypted again");
+    assert_eq!(before - uses(), 4);
+    // A wrong context is found out with the key in hand: it counts. What names no key does not.
+    refused(node.decrypt(&sealed, &[]), Code::KeyCommitment);
+    refused(node.decrypt(&[], &context()), Code::BadEncoding);
+    assert_eq!(before - uses(), 5);
+}
+
+#[test]
 fn a_data_key_is_what_its_ciphertext_says() {
     let (fleet, _) = with_a_key();
     let (plain, sealed) = fleet.node(1).data_key(&KEY, 32, &context()).expect("a data key");

@@ -1,5 +1,6 @@
 use std::path::Path;
 
+use curve25519_dalek::montgomery::MontgomeryPoint;
 use serde_json::Value;
 
 use super::*;
@@ -181,6 +182,22 @@ fn n80_two_seals_share_nothing() {
     let two = seal(key.public(), b"", b"", &[0; 32], &mut rng).expect("seals");
     assert_ne!(one[..ENC_LEN], two[..ENC_LEN]);
     assert_ne!(one[ENC_LEN..], two[ENC_LEN..]);
+}
+
+#[test]
+fn n64_the_list_of_small_orders_is_right() {
+    let times_8 = |u: &[u8; 32]| MontgomeryPoint(*u).mul_bits_be([true, false, false, false].into_iter()).0;
+    for low in &SMALL_ORDER {
+        assert_eq!(times_8(low), [0; 32]);
+    }
+    let distinct: std::collections::BTreeSet<_> = SMALL_ORDER.iter().filter(|u| is_canonical(*u)).collect();
+    assert_eq!(distinct.len(), 5, "0, 1, -1 and two of order 8");
+    let mut rng = SeededRng::new(3);
+    for _ in 0..200 {
+        let key = KemPrivate::generate(&mut rng).expect("a key");
+        let u: [u8; 32] = key.public().as_bytes()[PUBLIC_LEN - 32..].try_into().expect("32 bytes");
+        assert_ne!(times_8(&u), [0; 32]);
+    }
 }
 
 #[test]
