@@ -25,7 +25,7 @@ use crate::module::{Learnt, Module, PlanOrder, PublicKeys, RecordKind, Sources, 
 use crate::rng::SystemRng;
 use crate::seal::signing::VerifyKey;
 use crate::seal::tls::Validity;
-use crate::vault::Root;
+use crate::vault::{Root, read_passphrase};
 
 pyo3::create_exception!(_core, CoreError, pyo3::exceptions::PyException, "A check that failed in the core.");
 
@@ -106,8 +106,12 @@ fn from_python(value: &Bound<'_, PyAny>, depth: usize) -> PyResult<View> {
     Err(PyTypeError::new_err("only None, bool, int, bytes, str and lists of these can be encoded"))
 }
 
-fn root(passphrase: Option<&[u8]>) -> Root<'_> {
-    passphrase.map_or(Root::KeyFile, Root::Passphrase)
+/// Runs `open` with the root of a vault: its key file, or the passphrase in `file`, which never leaves here.
+fn with_root<T>(file: Option<&PathBuf>, open: impl FnOnce(&Root<'_>) -> Result<T>) -> Result<T> {
+    match file {
+        None => open(&Root::KeyFile),
+        Some(file) => open(&Root::Passphrase(&read_passphrase(file)?)),
+    }
 }
 
 fn node(py: Python<'_>, name: &str) -> PyResult<NodeId> {
@@ -221,25 +225,30 @@ impl PyOperator {
 #[pymethods]
 impl PyOperator {
     #[staticmethod]
-    #[pyo3(signature = (path, *, region, account, not_before, passphrase=None))]
+    #[pyo3(signature = (path, *, region, account, not_before, passphrase_file=None))]
     fn create(
         py: Python<'_>,
         path: PathBuf,
         region: &str,
         account: &str,
         not_before: u64,
-        passphrase: Option<&[u8]>,
+        passphrase_file: Option<PathBuf>,
     ) -> PyResult<Self> {
-        let root = root(passphrase);
-        run(py, || Operator::create(&path, &root, region, account, not_before, Box::new(SystemRng)))
-            .map(|o| Self(std::sync::Mutex::new(o)))
+        run(py, || {
+            with_root(passphrase_file.as_ref(), |root| {
+                Operator::create(&path, root, region, account, not_before, Box::new(SystemRng))
+            })
+        })
+        .map(|o| Self(std::sync::Mutex::new(o)))
     }
 
     #[staticmethod]
-    #[pyo3(name = "open", signature = (path, *, passphrase=None))]
-    fn open(py: Python<'_>, path: PathBuf, passphrase: Option<&[u8]>) -> PyResult<Self> {
-        let root = root(passphrase);
-        run(py, || Operator::open(&path, &root, Box::new(SystemRng))).map(|o| Self(std::sync::Mutex::new(o)))
+    #[pyo3(name = "open", signature = (path, *, passphrase_file=None))]
+    fn open(py: Python<'_>, path: PathBuf, passphrase_file: Option<PathBuf>) -> PyResult<Self> {
+        run(py, || {
+            with_root(passphrase_file.as_ref(), |root| Operator::open(&path, root, Box::new(SystemRng)))
+        })
+        .map(|o| Self(std::sync::Mutex::new(o)))
     }
 
     #[getter]
@@ -390,18 +399,20 @@ struct PyModule_(Module);
 #[pymethods]
 impl PyModule_ {
     #[staticmethod]
-    #[pyo3(signature = (path, name, *, passphrase=None))]
-    fn create(py: Python<'_>, path: PathBuf, name: &str, passphrase: Option<&[u8]>) -> PyResult<Self> {
+    #[pyo3(signature = (path, name, *, passphrase_file=None))]
+    fn create(py: Python<'_>, path: PathBuf, name: &str, passphrase_file: Option<PathBuf>) -> PyResult<Self> {
         let name = node(py, name)?;
-        let root = root(passphrase);
-        run(py, || Module::create(&path, &name, &root, Sources::system())).map(Self)
+        run(py, || {
+            with_root(passphrase_file.as_ref(), |root| Module::create(&path, &name, root, Sources::system()))
+        })
+        .map(Self)
     }
 
     #[staticmethod]
-    #[pyo3(name = "open", signature = (path, *, passphrase=None))]
-    fn open(py: Python<'_>, path: PathBuf, passphrase: Option<&[u8]>) -> PyResult<Self> {
-        let root = root(passphrase);
-        run(py, || Module::open(&path, &root, Sources::system())).map(Self)
+    #[pyo3(name = "open", signature = (path, *, passphrase_file=None))]
+    fn open(py: Python<'_>, path: PathBuf, passphrase_file: Option<PathBuf>) -> PyResult<Self> {
+        run(py, || with_root(passphrase_file.as_ref(), |root| Module::open(&path, root, Sources::system())))
+            .map(Self)
     }
 
     fn close(&self, py: Python<'_>) {

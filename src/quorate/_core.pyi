@@ -49,11 +49,11 @@ class Operator:
 
     @staticmethod
     def create(
-        path: Path, *, region: str, account: str, not_before: int, passphrase: bytes | None = None
+        path: Path, *, region: str, account: str, not_before: int, passphrase_file: Path | None = None
     ) -> Operator:
         """Makes the key (and the fleet's id) in directory `path`. Raises if one is there already."""
     @staticmethod
-    def open(path: Path, *, passphrase: bytes | None = None) -> Operator: ...
+    def open(path: Path, *, passphrase_file: Path | None = None) -> Operator: ...
     @property
     def fleet(self) -> bytes: ...
     @property
@@ -112,9 +112,9 @@ class Module:
     """One HSM module: an identity, a sealed vault and a fixed command set."""
 
     @staticmethod
-    def create(path: Path, name: str, *, passphrase: bytes | None = None) -> Module: ...
+    def create(path: Path, name: str, *, passphrase_file: Path | None = None) -> Module: ...
     @staticmethod
-    def open(path: Path, *, passphrase: bytes | None = None) -> Module: ...
+    def open(path: Path, *, passphrase_file: Path | None = None) -> Module: ...
     def close(self) -> None:
         """Erases every lease, session and key in memory, and releases the vault."""
     @property

@@ -18,10 +18,16 @@ NODES = ("alpha", "beta", "gamma", "delta")
 
 
 class Machines:
-    """The operator's directory, the hub's machine, and one machine for each node."""
+    """The operator's directory, the hub's machine, and one machine for each node.
+
+    The operator key, the hub's module and alpha's are sealed under a passphrase, the others by key files.
+    """
 
     def __init__(self, where: Path) -> None:
+        self.passphrase = where / "passphrase"
+        self.passphrase.write_text("correct horse battery staple\n")
         self.operator = where / "usb"
+        self.key = ["--operator", str(self.operator), "--operator-passphrase", str(self.passphrase)]
         self.hub = Cli(where / "hub-machine")
         self.nodes = {name: Cli(where / f"{name}-machine") for name in NODES}
         self.serving: list[subprocess.Popen[str]] = []
@@ -41,6 +47,9 @@ class Machines:
             return state if state["state"] == "ready" else None
 
         return until(ready, 30, what=f"{words} being ready")
+
+    def root(self, name: str) -> list[str]:
+        return ["--passphrase", str(self.passphrase)] if name in ("hub", "alpha") else []
 
     def stop(self) -> None:
         for process in self.serving:
@@ -64,25 +73,27 @@ def machines() -> Iterator[Machines]:
 
 
 def test_several_machines_make_a_fleet_that_serves(machines: Machines) -> None:
-    hub, key = machines.hub, ["--operator", str(machines.operator)]
+    hub, key = machines.hub, machines.key
     hub("operator", "init", *key)
-    hub("hub", "init", *key, "--fleet-listen", "127.0.0.1:0", "--enrol-listen", "127.0.0.1:0")
+    listen = ["--fleet-listen", "127.0.0.1:0", "--enrol-listen", "127.0.0.1:0"]
+    hub("hub", "init", *key, *machines.root("hub"), *listen)
     assert not (hub.data / "operator").exists(), "the hub's machine keeps no operator key"
-    run = machines.serve(hub, hub.data / "hub/run.json", "hub", "serve")
+    run = machines.serve(hub, hub.data / "hub/run.json", "hub", "serve", *machines.root("hub"))
     assert run["enrol_port"]
 
     kms_port = 0
     for zone, (name, cli) in enumerate(machines.nodes.items()):
-        print_ = re.findall(r"[0-9a-f]{64}", cli("node", "init", name).stdout)[0]
+        root = machines.root(name)
+        print_ = re.findall(r"[0-9a-f]{64}", cli("node", "init", name, *root).stdout)[0]
         words = ["node", "invite", name, *key, "--zone", f"rack-{zone}", "--fingerprint", print_]
         invitation = re.findall(r"quorate-invitation-1\.[0-9a-f]+", hub(*words).stdout)[0]
         listen = ["--fleet-listen", "127.0.0.1:0", "--kms-listen", f"127.0.0.1:{kms_port}"]
-        enrolling = cli.start("node", "enroll", name, "--invitation", invitation, *listen)
+        enrolling = cli.start("node", "enroll", name, "--invitation", invitation, *listen, *root)
         approve = ["node", "approve", name, *key, "--fingerprint", print_]
         until(partial(hub.works, *approve), 20, what=f"{name} asking for its place")
         out, err = enrolling.communicate(timeout=30)
         assert enrolling.returncode == 0, out + err
-        state = machines.serve(cli, cli.data / "nodes" / name / "run.json", "node", "serve", name)
+        state = machines.serve(cli, cli.data / "nodes" / name / "run.json", "node", "serve", name, *root)
         kms_port = int(state["kms"].rpartition(":")[2])
 
     made = hub.json("domain", "create", "default", *key, "--threshold", "3")
@@ -102,9 +113,26 @@ def test_several_machines_make_a_fleet_that_serves(machines: Machines) -> None:
     assert client.decrypt(CiphertextBlob=blob)["Plaintext"] == b"over machines"
 
 
+def test_a_wrong_passphrase_is_named_and_changes_nothing(machines: Machines, tmp_path: Path) -> None:
+    wrong, empty = tmp_path / "wrong", tmp_path / "empty"
+    wrong.write_text("correct horse battery stable\n")
+    empty.write_text("\n")
+    words = ["access", "create", "--user", "eve", "--operator", str(machines.operator)]
+    for given, said in (
+        (["--operator-passphrase", str(wrong)], "the passphrase does not open the vault"),
+        (["--operator-passphrase", str(empty)], "is empty"),
+        (["--operator-passphrase", str(tmp_path / "none")], "No such file"),
+        ([], "needs its passphrase"),
+    ):
+        refused = machines.hub(*words, *given, fails=1)
+        assert said in refused.stderr, refused.stderr
+        assert "Traceback" not in refused.stderr
+    assert [one["user"] for one in machines.hub.json("access", "list")] == ["root"]
+
+
 def test_n64_an_invitation_serves_one_module_once(machines: Machines) -> None:
     """Its token is bound to a fingerprint; another module's request with it is refused."""
-    hub, key = machines.hub, ["--operator", str(machines.operator)]
+    hub, key = machines.hub, machines.key
     stranger = Cli(machines.nodes["alpha"].data.parent / "stranger")
     stranger("node", "init", "epsilon")
     words = ["node", "invite", "epsilon", *key, "--fingerprint", "ab" * 32]
@@ -125,7 +153,7 @@ def test_a_hub_of_one_fleet_refuses_the_operator_of_another(machines: Machines) 
         rival = ["--operator", str(Path(where) / "rival-operator")]
         Cli(Path(where) / "other")("operator", "init", *rival)
         listen = ["--fleet-listen", "127.0.0.1:0", "--enrol-listen", "127.0.0.1:0"]
-        refused = machines.hub("hub", "init", *rival, *listen, fails=1)
+        refused = machines.hub("hub", "init", *rival, *machines.root("hub"), *listen, fails=1)
     assert "Traceback" not in refused.stderr
     assert "open; stop it first" not in refused.stderr
     assert "fleet" in refused.stderr or "operator" in refused.stderr, refused.stderr

@@ -39,7 +39,7 @@ use disk::Disk;
 pub use disk::{Disk, Media};
 use disk::{Failed, Guarded, RealDisk};
 use place::{Draft, corrupt, lock_vault, storage, store_error};
-pub use root::{FORMAT, Root};
+pub use root::{FORMAT, Root, read_passphrase};
 use slots::{Slots, Staged};
 
 /// The kind of a record, as the first half of its name.

@@ -49,6 +49,34 @@ pub enum Root<'a> {
     Passphrase(&'a [u8]),
 }
 
+/// The longest passphrase, in bytes.
+const MAX_PASSPHRASE: usize = 1024;
+
+/// The passphrase in a file, or what comes out of a pipe, without the line's end.
+///
+/// # Errors
+/// `storage` when it cannot be read, `wrong_passphrase` when it is empty, `too_large`.
+pub fn read_passphrase(path: &Path) -> Result<Zeroizing<Vec<u8>>> {
+    // Room for all of it from the start: no smaller block with a part of it is left behind.
+    let mut read = Zeroizing::new(Vec::with_capacity(MAX_PASSPHRASE + 3));
+    File::open(path)
+        .and_then(|file| file.take(MAX_PASSPHRASE as u64 + 3).read_to_end(&mut read))
+        .map_err(|e| Error::new(Code::Storage, format!("the passphrase file {}: {e}", path.display())))?;
+    if read.ends_with(b"\n") {
+        read.pop();
+    }
+    if read.ends_with(b"\r") {
+        read.pop();
+    }
+    if read.len() > MAX_PASSPHRASE {
+        return fail(Code::TooLarge, format!("{} holds over {MAX_PASSPHRASE} bytes", path.display()));
+    }
+    if read.is_empty() {
+        return fail(Code::WrongPassphrase, format!("the passphrase file {} is empty", path.display()));
+    }
+    Ok(read)
+}
+
 record! {
     /// Argon2id's salt and costs: memory in KiB, passes; one lane.
     pub struct Stretch {

@@ -5,7 +5,16 @@ from typing import Annotated
 
 import typer
 
-from quorate.cli.options import DEFAULT_DATA, Data, Json, OperatorDir, command, group, operator_directory
+from quorate.cli.options import (
+    DEFAULT_DATA,
+    Data,
+    Json,
+    OperatorDir,
+    OperatorPassphrase,
+    command,
+    group,
+    operator_directory,
+)
 from quorate.cli.output import result, say, table
 from quorate.local.layout import Layout
 
@@ -17,6 +26,7 @@ def create(
     user: Annotated[str, typer.Option(help="Whose key it is.")],
     role: Annotated[str, typer.Option(help="admin: may manage keys too; user: may use them.")] = "user",
     operator: OperatorDir = None,
+    operator_passphrase: OperatorPassphrase = None,
     data: Data = DEFAULT_DATA,
     json: Json = False,
 ) -> None:
@@ -26,7 +36,7 @@ def create(
 
     if role not in ("admin", "user"):
         raise typer.BadParameter(f"{role!r} is neither admin nor user", param_hint="--role")
-    key = acts.open_key(operator_directory(data, operator))
+    key = acts.open_key(operator_directory(data, operator), operator_passphrase)
     pair = asyncio.run(
         acts.create_access(key, AdminClient(Layout.at(data).admin_socket), user=user, role=role)
     )
@@ -70,6 +80,7 @@ def list_(data: Data = DEFAULT_DATA, json: Json = False) -> None:
 def disable(
     access_key_id: Annotated[str, typer.Argument(metavar="ID")],
     operator: OperatorDir = None,
+    operator_passphrase: OperatorPassphrase = None,
     data: Data = DEFAULT_DATA,
     json: Json = False,
 ) -> None:
@@ -77,7 +88,7 @@ def disable(
     from quorate.client import AdminClient
     from quorate.local import operator as acts
 
-    key = acts.open_key(operator_directory(data, operator))
+    key = acts.open_key(operator_directory(data, operator), operator_passphrase)
     changed = asyncio.run(acts.disable_access(key, AdminClient(Layout.at(data).admin_socket), access_key_id))
     result(
         {"access_key_id": access_key_id, "enabled": False, "changed": changed},

@@ -5,7 +5,16 @@ from typing import Annotated, Any
 
 import typer
 
-from quorate.cli.options import DEFAULT_DATA, Data, Json, OperatorDir, command, group, operator_directory
+from quorate.cli.options import (
+    DEFAULT_DATA,
+    Data,
+    Json,
+    OperatorDir,
+    OperatorPassphrase,
+    command,
+    group,
+    operator_directory,
+)
 from quorate.cli.output import result, say, table
 from quorate.errors import BadInput
 from quorate.local.layout import Layout
@@ -25,6 +34,7 @@ def create(
     mode: Annotated[str, typer.Option(help="reconstruct")] = "reconstruct",
     dealer: Annotated[str, typer.Option(help="hub")] = "hub",
     operator: OperatorDir = None,
+    operator_passphrase: OperatorPassphrase = None,
     data: Data = DEFAULT_DATA,
     json: Json = False,
 ) -> None:
@@ -45,7 +55,7 @@ def create(
         DomainId(name)
     except ValueError as why:
         raise typer.BadParameter(str(why), param_hint="NAME") from why
-    key = acts.open_key(operator_directory(data, operator))
+    key = acts.open_key(operator_directory(data, operator), operator_passphrase)
     hub = AdminClient(Layout.at(data).admin_socket)
     made = asyncio.run(acts.create_domain(key, hub, name, threshold=threshold, shards=shards))
     for step in made.get("steps", []):

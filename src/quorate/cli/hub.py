@@ -6,7 +6,17 @@ from typing import Annotated
 
 import typer
 
-from quorate.cli.options import DEFAULT_DATA, Data, Json, OperatorDir, command, group, operator_directory
+from quorate.cli.options import (
+    DEFAULT_DATA,
+    Data,
+    Json,
+    OperatorDir,
+    OperatorPassphrase,
+    Passphrase,
+    command,
+    group,
+    operator_directory,
+)
 from quorate.cli.output import result
 
 app = group("The hub: roster, domains, quorum selection.")
@@ -21,6 +31,8 @@ def init(
     ] = None,
     zone: Annotated[str, typer.Option(help="Its failure zone.")] = "hub",
     operator: OperatorDir = None,
+    operator_passphrase: OperatorPassphrase = None,
+    passphrase: Passphrase = None,
     data: Data = DEFAULT_DATA,
     json: Json = False,
 ) -> None:
@@ -28,7 +40,7 @@ def init(
     from quorate.hub.setup import init as set_up
     from quorate.local.operator import open_key
 
-    key = open_key(operator_directory(data, operator))
+    key = open_key(operator_directory(data, operator), operator_passphrase)
     asyncio.run(
         set_up(
             data.absolute(),
@@ -37,6 +49,7 @@ def init(
             enrol_listen=enrol_listen,
             address=address,
             zone=zone,
+            passphrase_file=passphrase,
         )
     )
     result({"fleet": key.fleet.hex()}, as_json=json, text=f"hub of fleet {key.fleet.hex()} in {data / 'hub'}")
@@ -45,6 +58,7 @@ def init(
 @command(app, "serve", "quorate hub serve --data /var/lib/quorate")
 def serve(
     log: Annotated[Path | None, typer.Option(metavar="FILE", help="Log there, rotated.")] = None,
+    passphrase: Passphrase = None,
     data: Data = DEFAULT_DATA,
 ) -> None:
     """Run the hub until SIGTERM or Ctrl-C."""
@@ -52,4 +66,4 @@ def serve(
 
     from quorate.hub.service import serve as run
 
-    raise typer.Exit(uvloop.run(run(data.absolute(), log=log)))
+    raise typer.Exit(uvloop.run(run(data.absolute(), log=log, passphrase_file=passphrase)))

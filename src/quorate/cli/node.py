@@ -7,7 +7,17 @@ from typing import Annotated, Any
 
 import typer
 
-from quorate.cli.options import DEFAULT_DATA, Data, Json, OperatorDir, command, group, operator_directory
+from quorate.cli.options import (
+    DEFAULT_DATA,
+    Data,
+    Json,
+    OperatorDir,
+    OperatorPassphrase,
+    Passphrase,
+    command,
+    group,
+    operator_directory,
+)
 from quorate.cli.output import result, say, table
 from quorate.errors import BadInput
 from quorate.ids import NodeId
@@ -27,11 +37,11 @@ Name = Annotated[str, typer.Argument(metavar="NAME", callback=_name, help="The n
 
 
 @command(app, "init", "quorate node init node-6 --data /var/lib/quorate")
-def init(name: Name, data: Data = DEFAULT_DATA, json: Json = False) -> None:
+def init(name: Name, passphrase: Passphrase = None, data: Data = DEFAULT_DATA, json: Json = False) -> None:
     """Make the node's module; prints the fingerprint that the operator compares."""
     from quorate.node.setup import init as set_up
 
-    fingerprint = set_up(data.absolute(), name).hex()
+    fingerprint = set_up(data.absolute(), name, passphrase_file=passphrase).hex()
     result({"name": name, "fingerprint": fingerprint}, as_json=json, text=fingerprint)
 
 
@@ -49,6 +59,7 @@ def invite(
         typer.Option(metavar="HOST:PORT", help="Where the node asks.", show_default="as the hub listens"),
     ] = None,
     operator: OperatorDir = None,
+    operator_passphrase: OperatorPassphrase = None,
     data: Data = DEFAULT_DATA,
     json: Json = False,
 ) -> None:
@@ -57,7 +68,7 @@ def invite(
     from quorate.local import operator as acts
 
     layout = Layout.at(data)
-    key = acts.open_key(operator_directory(data, operator))
+    key = acts.open_key(operator_directory(data, operator), operator_passphrase)
     invitation = asyncio.run(
         acts.invite(
             key,
@@ -89,6 +100,7 @@ def enroll(
     kms_name: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="A name or IP address of the KMS certificate.")
     ] = None,
+    passphrase: Passphrase = None,
     data: Data = DEFAULT_DATA,
     json: Json = False,
 ) -> None:
@@ -107,6 +119,7 @@ def enroll(
             kms_listen=kms_listen,
             address=address,
             kms_names=tuple(kms_name or ("localhost", "127.0.0.1")),
+            passphrase_file=passphrase,
             progress=say,
         )
     )
@@ -119,6 +132,7 @@ def approve(
     fingerprint: Annotated[str | None, typer.Option(metavar="HEX", help="Approve only this module.")] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Approve without asking.")] = False,
     operator: OperatorDir = None,
+    operator_passphrase: OperatorPassphrase = None,
     data: Data = DEFAULT_DATA,
     json: Json = False,
 ) -> None:
@@ -139,7 +153,7 @@ def approve(
         and not typer.confirm("Is this the fingerprint that the node shows?", err=True)
     ):
         raise BadInput(f"{name} was not approved", remedy="compare the fingerprints, then run this again")
-    key = acts.open_key(operator_directory(data, operator))
+    key = acts.open_key(operator_directory(data, operator), operator_passphrase)
     version = asyncio.run(acts.approve(key, hub, name, fingerprint=fingerprint or asked["fingerprint"]))
     result(
         {"name": name, "roster_version": version}, as_json=json, text=f"{name} is approved; roster {version}"
@@ -150,6 +164,7 @@ def approve(
 def serve(
     name: Name,
     log: Annotated[Path | None, typer.Option(metavar="FILE", help="Log there, rotated.")] = None,
+    passphrase: Passphrase = None,
     data: Data = DEFAULT_DATA,
 ) -> None:
     """Run the node until SIGTERM or Ctrl-C."""
@@ -157,7 +172,7 @@ def serve(
 
     from quorate.node.service import serve as run
 
-    raise typer.Exit(uvloop.run(run(data.absolute(), name, log=log)))
+    raise typer.Exit(uvloop.run(run(data.absolute(), name, log=log, passphrase_file=passphrase)))
 
 
 @command(app, "list", "quorate node list")

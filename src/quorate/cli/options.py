@@ -1,6 +1,6 @@
 """Options that many commands take, and how a command group is made.
 
-Here: `--data`, `--json`, `--operator`, the example below each help text. Not here: what they mean.
+Here: `--data`, `--json`, `--operator`, passphrases, the example below each help text. Not here: what they mean.
 """
 
 from collections.abc import Callable
@@ -26,6 +26,23 @@ OperatorDir = Annotated[
     Path | None,
     typer.Option(
         "--operator", metavar="DIR", help="The operator key's directory.", show_default="DATA/operator"
+    ),
+]
+
+OperatorPassphrase = Annotated[
+    Path | None,
+    typer.Option(
+        "--operator-passphrase",
+        metavar="FILE",
+        help="A file with the operator key's passphrase, where it has one.",
+    ),
+]
+Passphrase = Annotated[
+    Path | None,
+    typer.Option(
+        "--passphrase",
+        metavar="FILE",
+        help="A file with the vault's passphrase, in place of its key file.",
     ),
 ]
 

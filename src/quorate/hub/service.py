@@ -43,7 +43,7 @@ LOCK_SECONDS = 1.0
 """How long a lock waits for nodes to say that they dropped their leases."""
 
 
-async def serve(data: Path, *, log: Path | None = None, passphrase: bytes | None = None) -> int:
+async def serve(data: Path, *, log: Path | None = None, passphrase_file: Path | None = None) -> int:
     """Runs the hub until SIGTERM or SIGINT; returns the process's exit code (1: module, database or audit log
     failed).
 
@@ -54,7 +54,7 @@ async def serve(data: Path, *, log: Path | None = None, passphrase: bytes | None
     process.prepare()
     directory = Directory.of(data)
     settings = directory.read_settings()
-    hsm = Hsm(_core.Module.open(directory.module, passphrase=passphrase))
+    hsm = Hsm(_core.Module.open(directory.module, passphrase_file=passphrase_file))
     audit: AuditLog | None = None
     database: Database | None = None
     try:

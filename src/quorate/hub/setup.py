@@ -31,7 +31,7 @@ async def init(
     enrol_listen: str,
     address: str | None = None,
     zone: str = "hub",
-    passphrase: bytes | None = None,
+    passphrase_file: Path | None = None,
 ) -> None:
     """Makes the hub of `operator`'s fleet in DATA/hub. Addresses are `host:port`; port 0 takes a free one.
 
@@ -41,9 +41,9 @@ async def init(
     directory = Directory.of(data)
     directory.path.mkdir(mode=0o700, parents=True, exist_ok=True)
     if directory.module.exists():
-        module = _core.Module.open(directory.module, passphrase=passphrase)
+        module = _core.Module.open(directory.module, passphrase_file=passphrase_file)
     else:
-        module = _core.Module.create(directory.module, HUB.value, passphrase=passphrase)
+        module = _core.Module.create(directory.module, HUB.value, passphrase_file=passphrase_file)
     try:
         if module.fleet is None:
             module.pin(operator.fleet_info, operator.public_key)

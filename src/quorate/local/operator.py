@@ -37,22 +37,28 @@ class AccessPair:
         return f"<access key {self.access_key_id} of {self.user}>"
 
 
-def create_key(directory: Path, *, region: str, account: str) -> _core.Operator:
+def create_key(
+    directory: Path, *, region: str, account: str, passphrase_file: Path | None = None
+) -> _core.Operator:
     """Makes the operator key, and a fleet's id with it. Raises `CoreError` if one is there."""
     directory.parent.mkdir(parents=True, exist_ok=True)
     return _core.Operator.create(
-        directory, region=region, account=account, not_before=int(time.time()) - CLOCK_SLACK
+        directory,
+        region=region,
+        account=account,
+        not_before=int(time.time()) - CLOCK_SLACK,
+        passphrase_file=passphrase_file,
     )
 
 
-def open_key(directory: Path) -> _core.Operator:
+def open_key(directory: Path, passphrase_file: Path | None = None) -> _core.Operator:
     """Raises `BadInput` when there is none, `CoreError` when it cannot be opened."""
     if not directory.exists():
         raise BadInput(
             f"there is no operator key in {directory}",
             remedy="point --operator at the directory that `quorate operator init` made",
         )
-    return _core.Operator.open(directory)
+    return _core.Operator.open(directory, passphrase_file=passphrase_file)
 
 
 async def invite(

@@ -46,7 +46,9 @@ _SYNC_SECONDS = 1.0
 _CORRUPT = "QUORATE_TESTING_CORRUPT_ANSWERS"
 
 
-async def serve(data: Path, name: str, *, log: Path | None = None, passphrase: bytes | None = None) -> int:
+async def serve(
+    data: Path, name: str, *, log: Path | None = None, passphrase_file: Path | None = None
+) -> int:
     """Runs node `name` until SIGTERM or SIGINT; returns the exit code (1: module or audit log failed).
 
     Needs uvloop. `log`: a file to log to, rotated; else stderr. Raises `BadInput`, `PortInUse`,
@@ -58,7 +60,7 @@ async def serve(data: Path, name: str, *, log: Path | None = None, passphrase: b
     settings = directory.read_settings()
     if not directory.is_enrolled:
         raise BadInput(f"{name} is not enrolled", remedy=f"run `quorate node enroll {name}` first")
-    module = _core.Module.open(directory.module, passphrase=passphrase)
+    module = _core.Module.open(directory.module, passphrase_file=passphrase_file)
     hsm = Hsm(module)
     audit: AuditLog | None = None
     try:

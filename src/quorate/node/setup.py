@@ -37,7 +37,7 @@ class EnrolmentRefused(QuorateError):
         self.refusal = code
 
 
-def init(data: Path, name: str, *, passphrase: bytes | None = None) -> bytes:
+def init(data: Path, name: str, *, passphrase_file: Path | None = None) -> bytes:
     """Makes the module of node `name`, or opens the one that is there; returns its fingerprint (32 bytes).
 
     Raises `BadInput` for a bad name, `CoreError` when the vault cannot be made or opened.
@@ -46,9 +46,9 @@ def init(data: Path, name: str, *, passphrase: bytes | None = None) -> bytes:
     directory.path.mkdir(mode=0o700, parents=True, exist_ok=True)
     (directory.path / "tls").mkdir(mode=0o700, exist_ok=True)
     if directory.module.exists():
-        module = _core.Module.open(directory.module, passphrase=passphrase)
+        module = _core.Module.open(directory.module, passphrase_file=passphrase_file)
     else:
-        module = _core.Module.create(directory.module, name, passphrase=passphrase)
+        module = _core.Module.create(directory.module, name, passphrase_file=passphrase_file)
     try:
         return module.fingerprint
     finally:
@@ -64,7 +64,7 @@ async def enroll(
     kms_listen: str,
     address: str | None = None,
     kms_names: Sequence[str] = (),
-    passphrase: bytes | None = None,
+    passphrase_file: Path | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> None:
     """Asks the fleet of `invitation` for a place, and waits until the operator has approved.
@@ -87,7 +87,7 @@ async def enroll(
             f"this is no invitation: {why}",
             remedy="pass the text that `quorate node invite` printed, unchanged",
         ) from why
-    module = _core.Module.open(directory.module, passphrase=passphrase)
+    module = _core.Module.open(directory.module, passphrase_file=passphrase_file)
     try:
         request = _kept_request(directory, seen)
         if request is None:

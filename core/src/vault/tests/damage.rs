@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 
 use super::super::root::{Frame, HEADER, KEY_FILE};
-use super::super::{FORMAT, Root, SLOTS, STORE, Vault};
+use super::super::{FORMAT, Root, SLOTS, STORE, Vault, read_passphrase};
 use super::{Scratch, bytes_of, contents, create, open, put, put_secret, refusal, rng};
 use crate::encoding::{decode, encode};
 use crate::error::Code;
@@ -46,6 +46,25 @@ fn an_empty_passphrase_makes_no_vault() {
     assert_eq!(refusal(made), Code::WrongPassphrase);
     assert_eq!(refusal(open(&scratch)), Code::VaultMissing);
     drop(create(&scratch));
+}
+
+#[test]
+fn a_passphrase_file_is_read_without_its_lines_end() {
+    let scratch = Scratch::new();
+    let path = scratch.0.join("passphrase");
+    let read = |content: &[u8]| {
+        fs::write(&path, content).expect("written");
+        read_passphrase(&path).map(|found| found.to_vec()).map_err(|e| e.code)
+    };
+    for content in [b"a b".as_slice(), b"a b\n", b"a b\r\n"] {
+        assert_eq!(read(content), Ok(b"a b".to_vec()));
+    }
+    assert_eq!(read(b"a b\n\n"), Ok(b"a b\n".to_vec()));
+    assert_eq!(read(b"\n"), Err(Code::WrongPassphrase));
+    assert_eq!(read(&[b'x'; 1024]), Ok(vec![b'x'; 1024]));
+    assert_eq!(read(&[b'x'; 1025]), Err(Code::TooLarge));
+    assert_eq!(read(&vec![b'x'; 1 << 20]), Err(Code::TooLarge));
+    assert_eq!(refusal(read_passphrase(&scratch.0.join("none"))), Code::Storage);
 }
 
 #[test]
