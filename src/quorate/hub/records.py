@@ -1,7 +1,8 @@
 """Records in the hub's order: charters, access keys, KMS keys, aliases (docs/protocols/messages.md, "Records").
 
 Here: one sequence for the whole fleet, compare-and-set on versions, who has which record yet.
-Not here: whether a record is good: the hub's own module verifies it like every other one.
+Not here: whether a record is good: the hub's own module verifies it like every other one. But a module has no
+wall clock: that nothing brings a key back after its deletion date is checked here.
 """
 
 import asyncio
@@ -70,12 +71,23 @@ def named(statement: bytes) -> Named:
 
 
 class Records:
-    def __init__(self, hsm: Hsm, fleet: Fleet, journal: Journal, database: Database, nodes: Nodes) -> None:
+    """`now`: the wall clock, in seconds since 1970."""
+
+    def __init__(
+        self,
+        hsm: Hsm,
+        fleet: Fleet,
+        journal: Journal,
+        database: Database,
+        nodes: Nodes,
+        now: Callable[[], float],
+    ) -> None:
         self._hsm = hsm
         self._fleet = fleet
         self._journal = journal
         self._database = database
         self._nodes = nodes
+        self._now = now
         self._turn = asyncio.Lock()
         self._spread = asyncio.Condition()
         self._sent: dict[NodeId, tuple[int, Instant]] = {}
@@ -111,7 +123,7 @@ class Records:
                 raise RecordRefused(outcome, f"the record was refused: {outcome}", self._current(what))
             try:
                 sequence = await self._database.append_record(
-                    what.kind, what.name, what.version, statement, spend=token, now=int(time.time())
+                    what.kind, what.name, what.version, statement, spend=token, now=int(self._now())
                 )
             except Spent:
                 raise RecordRefused("replayed", "this request was carried out before") from None
@@ -133,6 +145,16 @@ class Records:
         if what.version != (0 if known is None else known.version) + 1:
             current = None if known is None else known.statement
             raise RecordRefused("stale_version", f"version {what.version} is not the next one", current)
+        if what.kind == "key" and known is not None:
+            self._check_deletion(known.statement, statement)
+
+    def _check_deletion(self, known: bytes, statement: bytes) -> None:
+        """The hub's clock decides too: that of the node which made the change may be behind."""
+        deletion = _core.view(known)["deletion"]
+        if deletion is None or self._now() < deletion / 1000:
+            return
+        if _core.view(statement)["state"] != "deleted":
+            raise RecordRefused("bad_state", "the key's deletion date has come")
 
     def _current(self, what: Named) -> bytes | None:
         for statement in self._hsm.module.records(what.kind):  # type: ignore[arg-type]

@@ -113,7 +113,7 @@ class Hub:
         )
         self._sessions = Sessions(hsm, self._fleet, journal, term)
         self._epochs = Epochs(hsm, self._fleet, journal, database, self._nodes, self._on_commit)
-        self._records = Records(hsm, self._fleet, journal, database, self._nodes)
+        self._records = Records(hsm, self._fleet, journal, database, self._nodes, time.time)
         self._enrolments = Enrolments(
             hsm,
             journal,

@@ -81,6 +81,8 @@ class Parts:
     rosters: int = 0
     strangers: list[str] = field(default_factory=list)
     now: float = 0.0
+    wall: float = float(NOW)
+    """The wall clock, in seconds since 1970."""
 
     def module(self, name: str, file: str = "") -> _core.Module:
         """A module by this name; `file` tells two with the same name apart."""
@@ -165,7 +167,7 @@ async def _with_parts(directory: Path, work: Work) -> None:
         parts.rosters += 1
 
     nodes = Nodes(lambda: parts.now, on_node)
-    records = Records(hsm, any_fleet, journal, database, nodes)
+    records = Records(hsm, any_fleet, journal, database, nodes, lambda: parts.wall)
     committed: list[Domain] = []
     epochs = Epochs(hsm, any_fleet, journal, database, nodes, committed.append)
     strangers: list[str] = []

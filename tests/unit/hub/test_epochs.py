@@ -1,70 +1,17 @@
 """A domain's first epoch with real modules: to its commit, refused, cut short, and one at a time."""
 
-import asyncio
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+from tests.unit.hub.members import NAMES, Members, create, enrol_all
 
 from quorate import _core
 from quorate.errors import BadInput
 from quorate.hub.epochs import DomainExists, EpochAborted, Epochs, NotEnoughHolders
-from quorate.ids import DomainId, NodeId, Quorum
+from quorate.ids import DomainId, NodeId
 
 Run = Callable[[Any], None]
-NAMES = ("a", "b", "c")
-TWO_OF_THREE = Quorum(2, 3)
-
-
-class Members:
-    """Does what nodes do with the messages of an epoch change."""
-
-    def __init__(self, hub: Any, epochs: Epochs | None = None) -> None:
-        self.hub = hub
-        self.epochs: Any = epochs or hub.epochs
-        self.taken = 0
-
-    def answer_all(self, *kinds: str) -> int:
-        """Answers what was posted since; returns how many messages were of these kinds."""
-        fresh, self.taken = self.hub.fleet.posted[self.taken :], len(self.hub.fleet.posted)
-        wanted = [message for message in fresh if message[1] in kinds]
-        for to, kind, fields in wanted:
-            self._answer(to, kind, fields)
-        return len(wanted)
-
-    def _answer(self, to: NodeId, kind: str, fields: tuple[Any, ...]) -> None:
-        module = self.hub.modules[to.value]
-        match kind:
-            case "epoch/plan":
-                keys = module.accept_plan(*fields)
-                self.epochs._on_keys(to, [_core.view(fields[0])["hash"], keys])
-            case "epoch/prepare":
-                configuration, dealings, sealed = fields
-                parts = [(index, position, part) for index, position, part in sealed]
-                self.epochs._on_prepared(to, [module.prepare(configuration, dealings, parts)])
-            case "epoch/commit":
-                self.epochs._on_activated(to, [module.activate(*fields)])
-
-    async def run_until(self, finished: Any) -> None:
-        """Answers everything until the future is done."""
-        while not finished.done():
-            self.hub.fleet.news.clear()
-            if not self.answer_all("epoch/plan", "epoch/prepare", "epoch/commit"):
-                news = asyncio.ensure_future(self.hub.fleet.news.wait())
-                await asyncio.wait([news, finished], return_when=asyncio.FIRST_COMPLETED)
-                news.cancel()
-
-
-async def enrol_all(hub: Any) -> None:
-    for name in NAMES:
-        await hub.enrol(name)
-    for name in NAMES:
-        hub.modules[name].install_roster(hub.hub.roster())
-        hub.heartbeat(name)
-
-
-def create(hub: Any, charter: bytes, **more: Any) -> asyncio.Future[Any]:
-    return asyncio.ensure_future(hub.epochs.create(charter, TWO_OF_THREE, only=more.get("only")))
 
 
 def test_domain_is_committed_and_every_member_holds_its_shard(with_hub: Run) -> None:

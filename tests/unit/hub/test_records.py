@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from tests.unit.hub.members import create_and_lease
 
 from quorate import _core
 from quorate.hub.records import RecordRefused, Records
@@ -79,6 +80,48 @@ def test_next_version_with_another_parent_is_refused(with_hub: Run) -> None:
         grafted = b.revise_alias("alias/x", target=KEY, now=10)
         assert (await refused(hub.records.add(grafted, by="b"))).code == "stale_version"
         assert await hub.database.last_sequence() == 1
+
+    with_hub(work)
+
+
+def test_nothing_brings_a_key_back_once_its_deletion_date_has_come(with_hub: Run) -> None:
+    async def work(hub: Any) -> None:
+        await create_and_lease(hub, "payroll")
+        node = hub.modules["a"]
+        made = node.make_key(key_id=KEY, domain="payroll", description="", tags=[], created=1)
+        await hub.records.add(made, by="a")
+        node.learn([made])
+        scheduled = node.revise_key(KEY, state="pending-deletion", deletion=2_000_000)
+        await hub.records.add(scheduled, by="a")
+        node.learn([scheduled])
+        for change in (
+            node.revise_key(KEY, state="disabled", deletion=None),
+            node.revise_key(KEY, state="enabled", deletion=None),
+            node.revise_key(KEY, state="pending-deletion", deletion=9_000_000),
+        ):
+            hub.wall = 2000.0
+            assert (await refused(hub.records.add(change, token="signature", by="a"))).code == "bad_state"
+        assert hub.hub.records("key") == [scheduled]
+        assert not await hub.database.is_spent("signature")
+        assert await hub.records.add(scheduled, by="a") == 2  # a repeat is no change
+        hub.wall = 1999.9
+        await hub.records.add(node.revise_key(KEY, state="disabled", deletion=None), by="a")
+
+    with_hub(work)
+
+
+def test_key_may_be_marked_deleted_once_its_deletion_date_has_come(with_hub: Run) -> None:
+    async def work(hub: Any) -> None:
+        await create_and_lease(hub, "payroll")
+        node = hub.modules["a"]
+        made = node.make_key(key_id=KEY, domain="payroll", description="", tags=[], created=1)
+        node.learn([made])
+        scheduled = node.revise_key(KEY, state="pending-deletion", deletion=2_000_000)
+        node.learn([scheduled])
+        hub.wall = 2000.0
+        for statement in (made, scheduled, node.revise_key(KEY, state="deleted", deletion=None)):
+            await hub.records.add(statement, by="a")
+        assert [_core.view(record)["state"] for record in hub.hub.records("key")] == ["deleted"]
 
     with_hub(work)
 
@@ -189,7 +232,9 @@ def test_record_that_a_crash_kept_out_of_the_order_gets_its_place_at_the_next_st
         node = await hub.enrol("a")
         statement = node.revise_alias("alias/x", target=KEY, now=1)
         assert hub.hub.learn([statement]) == ["new"]  # and here the process was killed
-        again = Records(hub.hsm, hub.fleet, hub.enrolments._journal, hub.database, hub.nodes)
+        again = Records(
+            hub.hsm, hub.fleet, hub.enrolments._journal, hub.database, hub.nodes, lambda: hub.wall
+        )
         await again.load()
         assert again.last == 1
         assert [r.statement for r in await hub.database.records(0, 10)] == [statement]
