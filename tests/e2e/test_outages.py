@@ -95,11 +95,12 @@ def test_a_silent_holder_costs_one_substitute_and_no_error(
             os.kill(whole.run_of("node-2")["pid"], signal.SIGCONT)
         fresh = [session for session in whole.sessions() if session["session"] not in before]
         assert {session["outcome"] for session in fresh} == {"combined"}
-        asked = [call for session in fresh for call in session["called"] if call["node"] == "node-2"]
-        if asked and asked[0]["ms"] is None and len(fresh[-1]["called"]) > 3:
-            assert fresh[-1]["ms"] < 500
-            return
-    pytest.fail("the hub called the stopped node in none of 12 sessions")
+        for session in fresh:
+            silent = {call["node"] for call in session["called"] if call["ms"] is None}
+            if "node-2" in silent and len(session["called"]) > 3:
+                assert session["ms"] < 500
+                return
+    pytest.fail("in none of 12 tries was the stopped node called, silent, and substituted")
 
 
 def test_hub_down_leases_serve_on_and_what_needs_the_hub_fails_clearly(
