@@ -3,8 +3,7 @@
 set -eu
 missing=""
 command -v cc >/dev/null 2>&1 || missing="$missing gcc libc6-dev"
-python=$(command -v python3 || true)
-if [ -n "$python" ] && ! "$python" -c 'import ensurepip' 2>/dev/null; then missing="$missing python3-venv"; fi
+"$(dirname "$0")/find-python.sh" >/dev/null 2>&1 || missing="$missing python3 python3-venv"
 if [ -n "$missing" ]; then
     echo "setup: installing$missing" >&2
     as_root=""

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
-from tests.e2e.fleet import Fleet, code_of
+from tests.e2e.fleet import Fleet, ask_hub, code_of
 
 TEXT = b"a secret of at most 4096 bytes"
 
@@ -38,6 +38,20 @@ def test_a_key_is_described_as_it_was_made(fleet: Fleet, kms: Any) -> None:
 def test_an_unknown_domain_is_refused(kms: Any) -> None:
     tags = [{"TagKey": "quorate:domain", "TagValue": "nowhere"}]
     assert refused(lambda: kms.create_key(Tags=tags)) == "TagException"
+
+
+def test_a_creation_that_is_refused_changes_no_charter(fleet: Fleet) -> None:
+    def charter(name: str) -> object:
+        return ask_hub(fleet.data / "hub/admin.sock", "GET", f"/v1/domains/{name}/charter")["charter"]
+
+    before = charter("default")
+    assert before
+    exists = fleet.cli("domain", "create", "default", "--threshold", "2", fails=1)
+    assert "exists" in exists.stderr
+    assert charter("default") == before
+    too_many = fleet.cli("domain", "create", "wide", "--shards", "6", fails=1)
+    assert "6 shards need a live holder each, and 5 of 5" in too_many.stderr
+    assert charter("wide") is None
 
 
 def test_keys_are_listed_in_pages(kms: Any, key: str) -> None:

@@ -58,7 +58,9 @@ class NotEnoughHolders(QuorateError):
 
     def __init__(self, reason: str) -> None:
         super().__init__(
-            reason, kept="nothing was changed", remedy="start or enrol more nodes (`quorate node list`)"
+            reason,
+            kept="nothing was changed",
+            remedy="start or enrol more nodes (`quorate node list`), or take fewer --shards",
         )
 
 
@@ -140,6 +142,16 @@ class Epochs:
     def creating(self) -> frozenset[DomainId]:
         return frozenset(domain for domain in self._running if domain not in self.domains)
 
+    def check_creation(
+        self, charter: bytes, quorum: Quorum, only: Sequence[str] | None
+    ) -> tuple[DomainId, tuple[Shard, ...]]:
+        """The domain, and who would hold its shards now. Raises `DomainExists`, `NotEnoughHolders`, `BadInput`."""
+        seen = _core.view_approved(charter)
+        domain = DomainId(seen["domain"])
+        if domain in self.domains or domain in self._running or domain in self._planning:
+            raise DomainExists(domain)
+        return domain, self._committee(seen, quorum, only)
+
     async def create(
         self, charter: bytes, quorum: Quorum, *, only: Sequence[str] | None
     ) -> tuple[Domain, list[dict[str, Any]]]:
@@ -148,11 +160,7 @@ class Epochs:
         `only`: the nodes to choose from. Also returns the steps with their times. Raises `DomainExists`,
         `NotEnoughHolders`, `BadInput`, `EpochAborted`, `CoreError`.
         """
-        seen = _core.view_approved(charter)
-        domain = DomainId(seen["domain"])
-        if domain in self.domains or domain in self._running or domain in self._planning:
-            raise DomainExists(domain)
-        seats = self._committee(seen, quorum, only)
+        domain, seats = self.check_creation(charter, quorum, only)
         epoch = self._burnt.get(domain.value, 0) + 1
         self._burnt[domain.value] = epoch
 
@@ -197,7 +205,7 @@ class Epochs:
         live = [node for node in wanted if self._nodes.is_live(node)]
         if len(live) < quorum.holders:
             raise NotEnoughHolders(
-                f"{quorum} needs a node for each shard, and {len(live)} of {len(wanted)} holders are live"
+                f"{quorum.holders} shards need a live holder each, and {len(live)} of {len(wanted)} holders are live"
             )
         zones: dict[str, list[NodeId]] = {}
         for node in live:

@@ -340,6 +340,7 @@ class Hub:
         return {"roster_version": await self._enrolments.approve(name, entry, authority)}
 
     async def create_domain(self, charter: bytes, quorum: Quorum, nodes: list[str] | None) -> dict[str, Any]:
+        self._epochs.check_creation(charter, quorum, nodes)  # before the charter is on record
         await self._records.add(charter, by="operator")
         domain, steps = await self._epochs.create(charter, quorum, only=nodes)
         return {**self._domain_status(domain), "steps": steps}
