@@ -23,6 +23,7 @@ check: setup ## lint and types
 	.venv/bin/ruff check src tests bench
 	.venv/bin/mypy
 	cargo fmt --manifest-path core/Cargo.toml --check
+	cargo clippy --manifest-path core/Cargo.toml --locked -- -D warnings
 	cargo clippy --manifest-path core/Cargo.toml --locked --all-targets --features testing -- -D warnings
 
 rust: ## Rust unit and property tests, official vectors

@@ -16,6 +16,8 @@ pub mod ids;
 pub mod keys;
 pub mod memory;
 pub mod module;
+#[cfg(feature = "testing")]
+mod needles;
 pub mod rng;
 pub mod seal;
 pub mod sharing;

@@ -287,7 +287,7 @@ impl State {
         self.commit(&changes)?;
         let mut held = HeldEpoch::open(configuration.clone(), false, plan)?;
         for share in shares {
-            held.shares.insert(share.index(), (share, Usage::resume(Reserved::NONE, &limits, now)));
+            held.shares.insert(share.index(), Usage::resume(Reserved::NONE, &limits, now));
         }
         self.epochs.entry(domain).or_default().insert(epoch, held);
         self.prepared_receipts(configuration)

@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 use super::Module;
 use super::lease::Lease;
 use super::messages::{Answer, Called, Closed, Grant, Outcome, Refusal, SessionRequest};
-use super::state::{HeldEpoch, MAX_SESSIONS, State};
+use super::state::{HeldEpoch, MAX_SESSIONS, State, array, must};
 use super::store;
 use crate::encoding::{Bytes, digest, encode};
 use crate::error::{Code, Error, Result, fail};
@@ -193,7 +193,7 @@ impl Module {
             if held.plan.committee.iter().all(|seat| &seat.node != closed.signer()) {
                 return fail(Code::NotAMember, format!("{} is no member of the domain", closed.signer()));
             }
-            for (_, usage) in held.shares.values_mut() {
+            for usage in held.shares.values_mut() {
                 usage.release(session, closed.signer());
             }
             Ok(())
@@ -229,18 +229,17 @@ impl State {
         check_request(held, request)?;
         let (domain, epoch) = (r.domain.clone(), r.epoch);
         let held = self.current_mut(&domain)?;
-        let Some((_, usage)) = held.shares.get_mut(&called.index) else {
+        let Some(usage) = held.shares.get_mut(&called.index) else {
             return fail(Code::BadIndex, format!("index {} is not held here", called.index.get()));
         };
         let by = (r.session, request.signer().clone());
         let reserve = usage.take(by, (called.term, called.fence), &limits, now)?;
         let uses = usage.uses();
+        let id = store::share_id(&domain, epoch, called.index);
         if let Some(reserve) = reserve {
-            let id = store::share_id(&domain, epoch, called.index);
             self.commit(&[Change::Put { table: store::USAGE, id: &id, value: &encode(&reserve) }])?;
         }
-        let (share, _) = &self.current(&domain)?.shares[&called.index];
-        let bytes = share.to_bytes();
+        let bytes = array::<64>(&must(&self.vault, store::SHARE, &id)?)?;
         #[cfg(feature = "testing")]
         let bytes = if self.corrupt_answers { corrupted(bytes) } else { bytes };
         let info = encode(&answer_info(request, &self.name, called.index));
@@ -264,7 +263,7 @@ impl State {
     fn refuse(&self, request: &Signed<SessionRequest>, called: &Called, why: &Error) -> Result<Vec<u8>> {
         let r = request.body();
         let usage = self.current(&r.domain).ok().and_then(|held| held.shares.get(&called.index));
-        let (term, fence) = usage.map_or((0, 0), |(_, usage)| usage.fence());
+        let (term, fence) = usage.map_or((0, 0), super::usage::Usage::fence);
         let refusal = Refusal {
             fleet: r.fleet,
             session: r.session,

@@ -75,7 +75,8 @@ pub struct HeldEpoch {
     pub plan: Plan,
     /// `P_x` for every index of the committee.
     pub points: BTreeMap<ShareIndex, Point>,
-    pub shares: BTreeMap<ShareIndex, (Share, Usage)>,
+    /// The indices held here, and their limits. The shares themselves rest sealed in the vault.
+    pub shares: BTreeMap<ShareIndex, Usage>,
 }
 
 impl HeldEpoch {
@@ -230,13 +231,12 @@ impl State {
             let mut held = HeldEpoch::open(configuration, record.current, plan.into_body())?;
             for seat in held.plan.committee.iter().filter(|s| s.node == self.name) {
                 let id = store::share_id(&domain, epoch, seat.index);
-                let bytes = must(&self.vault, store::SHARE, &id)?;
-                let share = Share::from_bytes(seat.index, &*array(&bytes)?)?;
+                Share::from_bytes(seat.index, &*array(&must(&self.vault, store::SHARE, &id)?)?)?;
                 let reserved = match self.vault.get(store::USAGE, &id)? {
                     Some(bytes) => stored(&bytes)?,
                     None => Reserved::NONE,
                 };
-                held.shares.insert(seat.index, (share, Usage::resume(reserved, &limits, now)));
+                held.shares.insert(seat.index, Usage::resume(reserved, &limits, now));
             }
             self.epochs.entry(domain).or_default().insert(epoch, held);
         }
@@ -337,7 +337,7 @@ pub fn unknown_domain(domain: &DomainId) -> Error {
     Error::new(Code::UnknownDomain, format!("this module knows no charter of {domain}"))
 }
 
-fn must(vault: &Vault, table: &'static str, id: &[u8]) -> Result<Zeroizing<Vec<u8>>> {
+pub fn must(vault: &Vault, table: &'static str, id: &[u8]) -> Result<Zeroizing<Vec<u8>>> {
     vault.get(table, id)?.ok_or_else(|| {
         Error::new(
             Code::VaultCorrupt,
@@ -346,7 +346,7 @@ fn must(vault: &Vault, table: &'static str, id: &[u8]) -> Result<Zeroizing<Vec<u
     })
 }
 
-fn array<const N: usize>(bytes: &[u8]) -> Result<Zeroizing<[u8; N]>> {
+pub fn array<const N: usize>(bytes: &[u8]) -> Result<Zeroizing<[u8; N]>> {
     let array = bytes
         .try_into()
         .map_err(|_| Error::new(Code::VaultCorrupt, "a secret of the vault has a wrong length"))?;

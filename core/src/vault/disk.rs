@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// An open file.
-#[expect(clippy::len_without_is_empty, reason = "a file, not a collection")]
+#[allow(clippy::len_without_is_empty, reason = "a file, not a collection; public in a testing build only")]
 pub trait Media: Debug + Send + Sync {
     fn len(&self) -> io::Result<u64>;
     fn read_at(&self, offset: u64, out: &mut [u8]) -> io::Result<()>;
