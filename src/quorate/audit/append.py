@@ -17,10 +17,11 @@ import json
 import os
 import re
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from queue import SimpleQueue
+from threading import Thread
 from typing import Protocol
 
 from quorate.errors import BadInput, StorageFailed
@@ -107,7 +108,9 @@ class AuditLog:
                 raise
         except OSError as why:
             raise StorageFailed(path, why.strerror or str(why)) from why
-        self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="audit")
+        self._batches: SimpleQueue[_Batch | None] = SimpleQueue()
+        self._writer = Thread(target=self._write_batches, name="audit", daemon=True)
+        self._writer.start()
 
     def append(self, record: Mapping[str, Value]) -> asyncio.Future[None]:
         """Adds one line; the future is done when it is on disk, after every line whose `append` was called before.
@@ -129,7 +132,8 @@ class AuditLog:
         """Writes what waits, then closes the file."""
         self._closed = True
         await self._idle.wait()
-        self._writer.shutdown()
+        self._batches.put(None)
+        self._writer.join()
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
@@ -144,16 +148,17 @@ class AuditLog:
     def _write_waiting(self) -> None:
         batch, self._waiting = self._waiting, []
         self._idle.clear()
-        self._writer.submit(self._write_batch, batch)
+        self._batches.put(batch)
 
-    def _write_batch(self, batch: _Batch) -> None:
-        """In the writer's thread."""
-        failure = None
-        try:
-            self._write(b"".join(line for line, _ in batch))
-        except Exception as why:  # whatever it was, these lines are not on disk for sure
-            failure = (isinstance(why, OSError) and why.strerror) or repr(why)
-        self._loop.call_soon_threadsafe(self._written, batch, failure)
+    def _write_batches(self) -> None:
+        """The writer's thread."""
+        while (batch := self._batches.get()) is not None:
+            failure = None
+            try:
+                self._write(b"".join(line for line, _ in batch))
+            except Exception as why:  # whatever it was, these lines are not on disk for sure
+                failure = (isinstance(why, OSError) and why.strerror) or repr(why)
+            self._loop.call_soon_threadsafe(self._written, batch, failure)
 
     def _written(self, batch: _Batch, failure: str | None) -> None:
         if failure is not None:
