@@ -1,4 +1,4 @@
-//! What a module refuses in a plan, and the numbers that attempts burn (design section 4.1).
+//! What a module refuses in a plan, and the numbers that attempts burn (docs/protocols/epochs.md).
 //!
 //! Not here: what follows an accepted plan (`epochs`).
 
@@ -19,7 +19,7 @@ use crate::vault::Change;
 const MAX_NUMBER_STEP: u64 = 1 << 32;
 
 impl State {
-    /// What a module refuses in a plan, whoever signed it (design section 4.1).
+    /// What a module refuses in a plan, whoever signed it (docs/protocols/epochs.md, "1. Plan").
     pub fn check_plan(&self, p: &Plan) -> Result<()> {
         let Some(charter) = self.charters.get(&p.domain) else { return Err(unknown_domain(&p.domain)) };
         let c = charter.body();

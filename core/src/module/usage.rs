@@ -1,5 +1,5 @@
-//! What limits one shard: its slot, its fences, its durable use counter, its rate (design: "hardware
-//! enforced quorum"). Pure: time is an argument; what must be durable is said before the answer may leave.
+//! What limits one shard: its slot, its fences, its durable use counter, its rate
+//! (docs/protocols/sessions.md, "3. Answer"). Pure: time is an argument; what must be durable is said before the answer may leave.
 
 use std::collections::VecDeque;
 use std::time::Duration;

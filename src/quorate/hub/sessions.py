@@ -171,6 +171,7 @@ class Sessions:
             statement = self._module.grant(grant.request, called)
         except _core.CoreError as why:  # its requester left the roster meanwhile: the session expires
             _log.warning("session %s is not granted: %s (%s)", grant.session, why.message, why.code)
+            self._fleet.spawn(self._note_not_granted(grant, durable, why.code))
             return
         self._fleet.spawn(self._send_grant(grant, statement, durable))
 
@@ -183,6 +184,14 @@ class Sessions:
         for node in (*called, grant.requester):  # the farthest first
             if not self._post(node, "session/grant", statement):
                 self.feed(session.NodeDown(node))
+
+    async def _note_not_granted(self, grant: session.Grant, durable: Awaitable[None], code: str) -> None:
+        """The log has the grant already; it must not stand there alone."""
+        try:
+            await durable
+            await self._journal.note("not_granted", session=str(grant.session), reason=code)
+        except StorageFailed:
+            return  # the log's failure ends the process
 
     def _ended(self, end: session.Ended) -> None:
         shown = self._by_id.get(end.session)
