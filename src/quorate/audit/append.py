@@ -4,10 +4,12 @@ Here: the hash chain, group commit, what may stand in a record, what a crash lea
 Not here: where the log lies (local configuration only, attack N68), what is recorded, checking a log
 (`verify`).
 
-Group commit: one thread writes and syncs everything that came in while it did the last batch, so a hundred
-appends at once cost two syncs. A failed write or sync is final: the kernel may have marked the lost pages
-clean (Rebello, ATC 2020), so nothing is tried again, all waiting and all later appends are refused, and the
-process must stop.
+Group commit: what one turn of the event loop appends is written and synced together in the next, so a hundred
+requests at once cost one sync. The loop waits for the disk: whoever appends must wait anyway before it may go
+on, and handing lines to a thread and back cost more than all else of a line (docs/design.md, "Speed").
+
+A failed write or sync is final: the kernel may have marked the lost pages clean (Rebello, ATC 2020), so nothing
+is tried again, all waiting and all later appends are refused, and the process must stop.
 """
 
 import asyncio
@@ -19,9 +21,8 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
-from queue import SimpleQueue
-from threading import Thread
 from typing import Protocol
 
 from quorate.errors import BadInput, StorageFailed
@@ -36,10 +37,8 @@ MAX_LINE = 64 * 1024
 
 _GENESIS = "0" * 64
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,63}", re.ASCII)
+_encode = json.JSONEncoder(ensure_ascii=True, allow_nan=False, separators=(",", ":")).encode
 _MAX_INT = 2**63
-
-_Batch = list[tuple[bytes, "asyncio.Future[None]"]]
-"""Lines, and what their callers wait for."""
 
 
 class Storage(Protocol):
@@ -95,9 +94,7 @@ class AuditLog:
         self._loop = asyncio.get_running_loop()
         self.failed: asyncio.Future[StorageFailed] = self._loop.create_future()
         self._failure: str | None = None
-        self._waiting: _Batch = []
-        self._idle = asyncio.Event()
-        self._idle.set()
+        self._waiting: list[tuple[bytes, asyncio.Future[None]]] = []
         self._closed = False
         try:
             self._fd = _open(path)
@@ -108,9 +105,6 @@ class AuditLog:
                 raise
         except OSError as why:
             raise StorageFailed(path, why.strerror or str(why)) from why
-        self._batches: SimpleQueue[_Batch | None] = SimpleQueue()
-        self._writer = Thread(target=self._write_batches, name="audit", daemon=True)
-        self._writer.start()
 
     def append(self, record: Mapping[str, Value]) -> asyncio.Future[None]:
         """Adds one line; the future is done when it is on disk, after every line whose `append` was called before.
@@ -123,60 +117,45 @@ class AuditLog:
         if failure is not None:
             durable.set_exception(StorageFailed(self._path, failure))
             return durable
-        self._waiting.append((self._line(check(record)), durable))
-        if self._idle.is_set():
-            self._write_waiting()
+        line = self._line(check(record))
+        if not self._waiting:
+            self._loop.call_soon(self._commit)
+        self._waiting.append((line, durable))
         return durable
 
-    async def close(self) -> None:
+    def close(self) -> None:
         """Writes what waits, then closes the file."""
         self._closed = True
-        await self._idle.wait()
-        self._batches.put(None)
-        self._writer.join()
+        self._commit()
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
 
     def _line(self, event: str) -> bytes:
-        time = self._now().astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-        body = f'{{"seq":{self._seq + 1},"time":"{time}","prev":"{self._last_hash}","event":{event}'
+        time = self._now().astimezone(UTC).isoformat(timespec="microseconds")[:-6]
+        body = f'{{"seq":{self._seq + 1},"time":"{time}Z","prev":"{self._last_hash}","event":{event}'
         self._last_hash = hashlib.sha256(body.encode("ascii") + b"}").hexdigest()
         self._seq += 1
         return f'{body},"hash":"{self._last_hash}"}}\n'.encode("ascii")
 
-    def _write_waiting(self) -> None:
+    def _commit(self) -> None:
+        """Puts all waiting lines on disk."""
         batch, self._waiting = self._waiting, []
-        self._idle.clear()
-        self._batches.put(batch)
-
-    def _write_batches(self) -> None:
-        """The writer's thread."""
-        while (batch := self._batches.get()) is not None:
-            failure = None
+        if not batch:
+            return
+        if self._failure is None:
             try:
                 self._write(b"".join(line for line, _ in batch))
             except Exception as why:  # whatever it was, these lines are not on disk for sure
-                failure = (isinstance(why, OSError) and why.strerror) or repr(why)
-            self._loop.call_soon_threadsafe(self._written, batch, failure)
-
-    def _written(self, batch: _Batch, failure: str | None) -> None:
-        if failure is not None:
-            self._failure = failure
-            batch, self._waiting = batch + self._waiting, []
-            if not self.failed.done():
-                self.failed.set_result(StorageFailed(self._path, failure))
+                self._failure = (isinstance(why, OSError) and why.strerror) or repr(why)
+                self.failed.set_result(StorageFailed(self._path, self._failure))
         for _, durable in batch:
             if durable.done():  # its caller has gone
                 continue
-            if failure is None:
+            if self._failure is None:
                 durable.set_result(None)
             else:
-                durable.set_exception(StorageFailed(self._path, failure))
-        if self._waiting:
-            self._write_waiting()
-        else:
-            self._idle.set()
+                durable.set_exception(StorageFailed(self._path, self._failure))
 
     def _write(self, data: bytes) -> None:
         while data:
@@ -192,14 +171,19 @@ def check(record: Mapping[str, Value]) -> str:
     if not 0 < len(record) <= MAX_NAMES:
         raise _bad(f"an audit record has 1 to {MAX_NAMES} members, got {len(record)}")
     for name, value in record.items():
-        if type(name) is not str or not _NAME.fullmatch(name):
+        if type(name) is not str or not _is_name(name):
             raise _bad("the name of a member of an audit record is 1 to 64 of a-z, 0-9 and _, a letter first")
         if not _fits(value):
             raise _bad(f"{name!r} of an audit record is a {type(value).__name__} that may not stand there")
-    text = json.dumps(dict(record), ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    text = _encode(dict(record))
     if len(text) > MAX_LINE - 512:
         raise _bad(f"an audit record is at most {MAX_LINE - 512} bytes, got {len(text)}")
     return text
+
+
+@lru_cache(maxsize=256)
+def _is_name(text: str) -> bool:
+    return _NAME.fullmatch(text) is not None
 
 
 def _fits(value: object) -> bool:

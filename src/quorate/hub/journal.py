@@ -3,8 +3,6 @@
 Here: which event has which members. Not here: the chain and the disk (`audit/append`).
 """
 
-from collections.abc import Awaitable
-
 from quorate.audit.append import AuditLog, Value
 from quorate.ids import DomainId, NodeId
 from quorate.protocol import session_events as session
@@ -21,9 +19,8 @@ class Journal:
     async def note(self, event: str, **members: Value) -> None:
         await self._log.append({"event": event, **members})
 
-    def granted(self, grant: session.Grant) -> Awaitable[None]:
-        """The line is on its way to the disk at once."""
-        return self._log.append(
+    async def granted(self, grant: session.Grant) -> None:
+        await self._log.append(
             {
                 "event": "granted",
                 "session": str(grant.session),

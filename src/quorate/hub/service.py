@@ -72,7 +72,7 @@ async def serve(data: Path, *, log: Path | None = None, passphrase_file: Path | 
         if database is not None:
             await database.close()
         if audit is not None:
-            await audit.close()
+            audit.close()
         hsm.close()
 
 

@@ -8,7 +8,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -166,32 +166,22 @@ class Sessions:
         if shown is not None:
             shown.called.update({index: node for index, node, _ in grant.calls})
         called = [(index, node.value, fence) for index, node, fence in grant.calls]
-        durable = self._journal.granted(grant)  # on its way to the disk while the module signs
         try:
             statement = self._module.grant(grant.request, called)
         except _core.CoreError as why:  # its requester left the roster meanwhile: the session expires
             _log.warning("session %s is not granted: %s (%s)", grant.session, why.message, why.code)
-            self._fleet.spawn(self._note_not_granted(grant, durable, why.code))
             return
-        self._fleet.spawn(self._send_grant(grant, statement, durable))
+        self._fleet.spawn(self._send_grant(grant, statement))
 
-    async def _send_grant(self, grant: session.Grant, statement: bytes, durable: Awaitable[None]) -> None:
+    async def _send_grant(self, grant: session.Grant, statement: bytes) -> None:
         try:
-            await durable
+            await self._journal.granted(grant)
         except StorageFailed:
             return  # nothing is granted without its line; the log's failure ends the process
         called = sorted({node for _, node, _ in grant.calls} - {grant.requester})
         for node in (*called, grant.requester):  # the farthest first
             if not self._post(node, "session/grant", statement):
                 self.feed(session.NodeDown(node))
-
-    async def _note_not_granted(self, grant: session.Grant, durable: Awaitable[None], code: str) -> None:
-        """The log has the grant already; it must not stand there alone."""
-        try:
-            await durable
-            await self._journal.note("not_granted", session=str(grant.session), reason=code)
-        except StorageFailed:
-            return  # the log's failure ends the process
 
     def _ended(self, end: session.Ended) -> None:
         shown = self._by_id.get(end.session)

@@ -1,20 +1,18 @@
-"""The KMS endpoint as an ASGI application: read the body, verify the signature, run, audit, answer; in that
-order.
+"""The KMS endpoint: verify the signature, run, audit, answer; in that order.
 
 One route is unsigned: GET /healthz answers 200 while the node can serve or forward, else 503, and says
 nothing more. Everything else passes the one verifier first, whatever its method and path (attack N71).
 
 Here: the order of things, and the promise that no answer leaves before its audit line is durable.
-Not here: HTTP parsing and TLS (the ASGI server), operations, the wire formats (protocols.py).
+Not here: HTTP and TLS (`connection`), operations, the wire formats (protocols.py).
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import traceback
 import uuid
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Callable
 from typing import Any
 
 from quorate.kms import errors
@@ -35,22 +33,10 @@ from quorate.kms.refusals import RefusalLimiter
 from quorate.kms.replay import ReplayGuard
 from quorate.kms.sigv4 import Verified, Verifier
 
-BODY_MAX = 128 * 1024
-"""Bytes. The largest body within AWS's limits is ReEncrypt's: ten grant tokens (80 KiB), a ciphertext, two
-contexts.
-"""
-
-BODY_SECONDS = 10.0
-"""How long a body may take to arrive after its first part."""
-
 _GUARDED_MAX = (
     1_000_000  # signatures of one kind remembered: 80 MB at most, 1,600 calls a second at the widest skew
 )
 _UNKNOWN = "Unknown"
-
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 log = logging.getLogger(__name__)
 
@@ -71,33 +57,15 @@ class KmsApp:
         self._data_keys = ReplayGuard(_GUARDED_MAX)
         self._refusals = RefusalLimiter(wall_clock)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan":
-            await _lifespan(receive, send)
-            return
-        if scope["type"] != "http":
-            raise RuntimeError(f"the KMS endpoint speaks HTTP only, not {scope['type']}")
-        if scope["path"] == "/healthz" and scope["method"] == "GET" and not scope["query_string"]:
-            await _send(send, await self._health())
-            return
-        query = scope["query_string"]
-        target = scope["raw_path"] + b"?" + query if query else scope["raw_path"]
-        headers = tuple(scope["headers"])
-        peer = scope["client"][0] if scope.get("client") else ""
-        try:
-            body = await _read_body(headers, receive)
-        except errors.KmsError as error:
-            request = SignedRequest(scope["method"], target, headers, b"", peer)
-            answer = await self._refuse(protocol_of(request), error, str(uuid.uuid4()), peer)
-            await _send(
-                send, Response(answer.status, (*answer.headers, (b"connection", b"close")), answer.body)
-            )
-            return
-        if body is None:
-            return  # the client has gone
-        await _send(
-            send, await self._respond(SignedRequest(scope["method"], target, headers, body, peer), True)
-        )
+    async def respond(self, request: SignedRequest) -> Response:
+        """Answers a client's own request."""
+        if request.target == b"/healthz" and request.method == "GET":
+            return await self._health()
+        return await self._respond(request, True)
+
+    async def refuse(self, request: SignedRequest, error: errors.KmsError) -> Response:
+        """Answers a request whose body was not read, and whose sender is therefore nobody we know."""
+        return await self._refuse(protocol_of(request), error, str(uuid.uuid4()), request.peer)
 
     async def handle(self, request: SignedRequest) -> Response:
         """Serves a request that another node forwarded as it was signed: verified again, never forwarded
@@ -234,56 +202,10 @@ def _line(call: Call, phase: Phase, outcome: str, peer: str) -> AuditRecord:
         phase,
         who.access_key_id,
         who.name,
-        who.role,
+        who.role.value,
         call.key_id,
         call.source_key_id,
         call.domain,
         call.session_id,
         peer,
     )
-
-
-async def _read_body(headers: tuple[tuple[bytes, bytes], ...], receive: Receive) -> bytes | None:
-    """The whole body, at most BODY_MAX bytes of it; None if the client disconnects first."""
-    for name, value in headers:
-        if name == b"content-length" and value.isdigit() and int(value[:12]) > BODY_MAX:
-            raise errors.too_large(BODY_MAX)
-    message = await receive()
-    if message["type"] != "http.request":
-        return None
-    body: bytes = message.get("body", b"")
-    if not message.get("more_body", False):
-        if len(body) > BODY_MAX:
-            raise errors.too_large(BODY_MAX)
-        return body
-    parts, size = [body], len(body)
-    try:
-        async with asyncio.timeout(BODY_SECONDS):
-            while message.get("more_body", False):
-                if size > BODY_MAX:
-                    raise errors.too_large(BODY_MAX)
-                message = await receive()
-                if message["type"] != "http.request":
-                    return None
-                parts.append(message.get("body", b""))
-                size += len(parts[-1])
-    except TimeoutError:
-        raise errors.too_slow(BODY_SECONDS) from None
-    if size > BODY_MAX:
-        raise errors.too_large(BODY_MAX)
-    return b"".join(parts)
-
-
-async def _send(send: Send, response: Response) -> None:
-    await send({"type": "http.response.start", "status": response.status, "headers": list(response.headers)})
-    await send({"type": "http.response.body", "body": response.body})
-
-
-async def _lifespan(receive: Receive, send: Send) -> None:
-    while True:
-        message = await receive()
-        if message["type"] == "lifespan.startup":
-            await send({"type": "lifespan.startup.complete"})
-        elif message["type"] == "lifespan.shutdown":
-            await send({"type": "lifespan.shutdown.complete"})
-            return

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
+import msgspec
+
 from quorate.kms.http import Response, SignedRequest
 
 
@@ -20,8 +22,7 @@ class Role(StrEnum):
     USER = "user"
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
+class Identity(msgspec.Struct, frozen=True):
     """The access key whose signature was verified."""
 
     access_key_id: str
@@ -70,8 +71,7 @@ class AliasRecord:
     updated: float
 
 
-@dataclass(slots=True)
-class Call:
+class Call(msgspec.Struct):
     """One authenticated call under way: who asks, and what the audit line will say.
 
     `request_token` is the request's mark (64 hexadecimal digits; see `replay`). It is the same in a byte-identical
@@ -98,8 +98,7 @@ class Phase(StrEnum):
     OUTCOME = "outcome"
 
 
-@dataclass(frozen=True, slots=True)
-class AuditRecord:
+class AuditRecord(msgspec.Struct, frozen=True):
     """One line of the audit log. Never a secret: no plaintext, ciphertext, context, signature or unverified
     name.
 

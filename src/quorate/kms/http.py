@@ -1,18 +1,17 @@
 """One HTTP request and one HTTP response as values, so that a request can be forwarded exactly as it was
 signed.
 
-Here: the two values. Not here: sockets (the ASGI server) and what the bytes mean (sigv4, app).
+Here: the two values. Not here: sockets (`connection`) and what the bytes mean (sigv4, app).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 Header = tuple[bytes, bytes]
 
 
-@dataclass(frozen=True, slots=True)
-class SignedRequest:
+class SignedRequest(msgspec.Struct, frozen=True):
     """A request as it arrived, with all that the signature covers.
 
     `target`: path and query exactly as sent, percent-encoding untouched. `headers`: names in lower case, in
@@ -33,8 +32,7 @@ class SignedRequest:
         return b""
 
 
-@dataclass(frozen=True, slots=True)
-class Response:
+class Response(msgspec.Struct, frozen=True):
     """An answer: status, headers (names in lower case), body."""
 
     status: int

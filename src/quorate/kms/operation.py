@@ -11,6 +11,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
+
 from quorate.kms import errors
 from quorate.kms.backend import Backend, Call, KeyRecord, KeyState
 
@@ -34,8 +36,7 @@ class Settings:
         return f"arn:aws:kms:{self.region}:{self.account}:"
 
 
-@dataclass(frozen=True, slots=True)
-class Context:
+class Context(msgspec.Struct, frozen=True):
     """Surroundings of one call. `now`: seconds since 1970. `arn_prefix`: of the fleet's keys and aliases.
 
     `intend`: writes the audit line of what is about to happen, durably; every operation that changes state

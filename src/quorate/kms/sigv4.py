@@ -13,11 +13,14 @@ Not here: what the caller may do (operation.py), replay of a valid signature (re
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from urllib.parse import quote_from_bytes
+
+import msgspec
 
 from quorate.kms import errors
 from quorate.kms.backend import Identity, SignatureChecker
@@ -30,13 +33,14 @@ _ALGORITHM = b"AWS4-HMAC-SHA256"
 _SINGULAR = frozenset(
     {b"authorization", b"host", b"date", b"content-type", b"content-length", b"transfer-encoding"}
 )
-_HEX = frozenset("0123456789abcdef")
-_KNOWN_LISTS = 256
+_SIGNATURE = b"Signature="
+_HEX_DIGITS = re.compile(rb"[0-9a-f]{64}")
+_KNOWN = 1024
+_KNOWN_ORDERS = 16
 _INVOCATION, _ATTEMPT = b"amz-sdk-invocation-id", b"amz-sdk-request"
 
 
-@dataclass(frozen=True, slots=True)
-class Verified:
+class Verified(msgspec.Struct, frozen=True):
     """A request whose signature holds. `signed_at`: seconds since 1970, by the signer's clock. `once` tells this
     request from every other (64 hexadecimal digits; see `replay`).
     """
@@ -48,31 +52,33 @@ class Verified:
 
 @dataclass(frozen=True, slots=True)
 class _Authorization:
+    """What an Authorization header says before its signature. `covered`: lists of header names, as they came in
+    requests, that are known to have all signed that must be.
+    """
+
     access_key_id: str
     date: str
     region: str
     service: str
     terminator: str
-    signed_headers: bytes
-    signature: str
-
-
-def _once(signature: str, request: SignedRequest) -> str:
-    """A signature has seconds only, and SDKs do not sign what tells their calls apart within one."""
-    parts = (signature.encode("ascii"), request.header(_INVOCATION), request.header(_ATTEMPT))
-    return hashlib.sha256(b"\n".join(parts)).hexdigest()
+    listed: bytes
+    names: tuple[bytes, ...]
+    covered: set[tuple[bytes, ...]] = field(default_factory=set)
 
 
 class Verifier:
-    """Checks requests for one region. `wall_clock` returns seconds since 1970."""
+    """Checks requests for one region. `wall_clock` returns seconds since 1970.
+
+    A client's requests differ in little: what was read of a header, once a signature under it held, and of a time
+    is kept for the next that has the same bytes.
+    """
 
     def __init__(self, checker: SignatureChecker, region: str, wall_clock: Callable[[], float]) -> None:
         self._checker = checker
         self._region = region
         self._now = wall_clock
-        self._lists: dict[
-            bytes, tuple[bytes, ...]
-        ] = {}  # SDKs use a handful of header lists: parse each once
+        self._read: dict[bytes, _Authorization] = {}
+        self._last_time = (b"", "", 0.0)
 
     async def verify(self, request: SignedRequest, service: str) -> Verified:
         """`service`: the name that the scope must bear, `kms` or `sts`.
@@ -87,12 +93,19 @@ class Verifier:
                 "This endpoint accepts no query string: credentials and parameters are "
                 "read from headers and body only."
             )
-        authorization = _parse_authorization(headers)
+        value = headers.get(b"authorization")
+        if not value:
+            raise errors.missing_authentication()
+        before, _, ending = value.rpartition(_SIGNATURE)
+        known = self._read.get(before)
+        if known is not None and _HEX_DIGITS.fullmatch(ending):
+            authorization, signature = known, ending
+        else:
+            authorization, signature = _parse_authorization(value)
         if b"x-amz-security-token" in headers:
             raise errors.security_token_refused()
-        names = self._signed_names(authorization.signed_headers)
-        _require_signed(headers, names)
-        stamp, signed_at = _signing_time(headers)
+        _require_signed(headers, authorization)
+        stamp, signed_at = self._signing_time(headers)
         self._check_scope(authorization, service, stamp)
         self._check_skew(stamp, signed_at)
 
@@ -108,35 +121,37 @@ class Verifier:
                 request.method.encode(),
                 _canonical_path(path),
                 b"",
-                *[name + b":" + b" ".join(headers[name].split()) for name in names],
+                *[name + b":" + b" ".join(headers[name].split()) for name in authorization.names],
                 b"",
-                authorization.signed_headers,
+                authorization.listed,
                 digest,
             )
         )
         scope = f"{authorization.date}/{self._region}/{service}/aws4_request"
-        to_sign = f"{_ALGORITHM.decode()}\n{stamp}\n{scope}\n{hashlib.sha256(canonical).hexdigest()}"
+        to_sign = f"AWS4-HMAC-SHA256\n{stamp}\n{scope}\n{hashlib.sha256(canonical).hexdigest()}"
         identity = await self._checker.check(
             authorization.access_key_id,
             authorization.date,
             self._region,
             service,
             to_sign.encode(),
-            authorization.signature,
+            signature.decode("ascii"),
         )
-        return Verified(identity, signed_at, _once(authorization.signature, request))
+        if known is None and signature == ending:
+            if len(self._read) >= _KNOWN:
+                self._read.clear()
+            self._read[before] = authorization
+        return Verified(identity, signed_at, _once(signature, headers))
 
-    def _signed_names(self, listed: bytes) -> tuple[bytes, ...]:
-        names = self._lists.get(listed)
-        if names is None:
-            names = tuple(listed.split(b";"))
-            if any(not name or name != name.lower() for name in names) or list(names) != sorted(set(names)):
-                raise errors.incomplete_signature(
-                    "SignedHeaders must name each header once, in lower case and in ascending order."
-                )
-            if len(self._lists) < _KNOWN_LISTS:
-                self._lists[listed] = names
-        return names
+    def _signing_time(self, headers: dict[bytes, bytes]) -> tuple[str, float]:
+        """Time of signing as `YYYYMMDDTHHMMSSZ` and in seconds since 1970, from x-amz-date, else from Date."""
+        raw = headers.get(b"x-amz-date")
+        last, stamp, signed_at = self._last_time
+        if raw is None or raw != last:
+            stamp, signed_at = _parse_time(raw, headers)
+            if raw is not None:
+                self._last_time = raw, stamp, signed_at
+        return stamp, signed_at
 
     def _check_scope(self, given: _Authorization, service: str, stamp: str) -> None:
         if given.terminator != "aws4_request":
@@ -185,10 +200,8 @@ def _unambiguous(request: SignedRequest) -> dict[bytes, bytes]:
     return headers
 
 
-def _parse_authorization(headers: dict[bytes, bytes]) -> _Authorization:
-    value = headers.get(b"authorization")
-    if not value:
-        raise errors.missing_authentication()
+def _parse_authorization(value: bytes) -> tuple[_Authorization, bytes]:
+    """What the header says, and its signature (64 hexadecimal digits)."""
     algorithm, _, rest = value.partition(b" ")
     if algorithm != _ALGORITHM:
         raise errors.incomplete_signature("Authorization header requires the algorithm AWS4-HMAC-SHA256.")
@@ -207,7 +220,6 @@ def _parse_authorization(headers: dict[bytes, bytes]) -> _Authorization:
         raise errors.incomplete_signature("Authorization header holds a parameter that is not known.")
     try:
         credential = parts[b"Credential"].decode("ascii").split("/")
-        signature = parts[b"Signature"].decode("ascii")
     except UnicodeDecodeError:
         raise errors.incomplete_signature("Authorization header must be ASCII.") from None
     if len(credential) != 5:
@@ -219,32 +231,41 @@ def _parse_authorization(headers: dict[bytes, bytes]) -> _Authorization:
         raise errors.incomplete_signature(
             "Credential must begin with an access key id: letters, digits and underscores, at most 128."
         )
-    if len(signature) != 64 or not _HEX.issuperset(signature):
+    if not _HEX_DIGITS.fullmatch(parts[b"Signature"]):
         raise errors.incomplete_signature("Signature must be 64 lower-case hexadecimal digits.")
-    return _Authorization(
-        access_key_id, date, region, service, terminator, parts[b"SignedHeaders"], signature
-    )
+    listed = parts[b"SignedHeaders"]
+    names = tuple(listed.split(b";"))
+    if any(not name or name != name.lower() for name in names) or list(names) != sorted(set(names)):
+        raise errors.incomplete_signature(
+            "SignedHeaders must name each header once, in lower case and in ascending order."
+        )
+    read = _Authorization(access_key_id, date, region, service, terminator, listed, names)
+    return read, parts[b"Signature"]
 
 
-def _require_signed(headers: dict[bytes, bytes], names: tuple[bytes, ...]) -> None:
+def _require_signed(headers: dict[bytes, bytes], authorization: _Authorization) -> None:
     """Every header that the endpoint acts on must be under the signature (attack N70)."""
+    given = tuple(headers)
+    if given in authorization.covered:
+        return
+    names = authorization.names
     if b"host" not in names:
         raise errors.invalid_signature("'Host' must be a 'SignedHeader' in the AWS Authorization.")
     for name in names:
         if name not in headers:
             raise errors.invalid_signature("A header named in SignedHeaders is not in the request.")
-    for name in headers:
+    for name in given:
         if (name.startswith(b"x-amz-") or name == b"content-type" or name == b"date") and name not in names:
             if name == b"date" and b"x-amz-date" in headers:
                 continue  # x-amz-date is the time that counts; some HTTP clients add their own Date
             raise errors.invalid_signature(
                 f"'{name.decode('latin-1')}' must be a 'SignedHeader' in the AWS Authorization."
             )
+    if len(authorization.covered) < _KNOWN_ORDERS:
+        authorization.covered.add(given)
 
 
-def _signing_time(headers: dict[bytes, bytes]) -> tuple[str, float]:
-    """Time of signing as `YYYYMMDDTHHMMSSZ` and in seconds since 1970, from x-amz-date, else from Date."""
-    raw = headers.get(b"x-amz-date")
+def _parse_time(raw: bytes | None, headers: dict[bytes, bytes]) -> tuple[str, float]:
     try:
         if raw is None:
             when = parsedate_to_datetime(headers[b"date"].decode("ascii")).astimezone(UTC)
@@ -270,6 +291,12 @@ def _signing_time(headers: dict[bytes, bytes]) -> tuple[str, float]:
         raise errors.incomplete_signature(
             "Date must be in ISO-8601 'basic format', YYYYMMDDTHHMMSSZ."
         ) from None
+
+
+def _once(signature: bytes, headers: dict[bytes, bytes]) -> str:
+    """A signature has seconds only, and SDKs do not sign what tells their calls apart within one."""
+    parts = (signature, headers.get(_INVOCATION, b""), headers.get(_ATTEMPT, b""))
+    return hashlib.sha256(b"\n".join(parts)).hexdigest()
 
 
 def _canonical_path(path: bytes) -> bytes:

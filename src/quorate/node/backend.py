@@ -27,6 +27,7 @@ T = TypeVar("T")
 _ATTEMPTS = 3
 """How often a change is made anew when another change came first."""
 _HUB_DOWN = "The request needs the fleet's hub, which cannot be reached now. You can retry the request."
+_ROLES = {role.value: role for role in Role}
 _OPENING = frozenset({"not_opened", "key_commitment", "bad_encoding", "too_large"})
 
 
@@ -47,7 +48,7 @@ class Checker:
             if why.code == "bad_signature":
                 raise api.SignatureRejected from None
             raise
-        return Identity(access_key_id, user, Role(role))
+        return Identity(access_key_id, user, _ROLES[role])
 
 
 class NodeBackend:
@@ -340,4 +341,4 @@ def _explained(why: _core.CoreError) -> api.BackendError:
 
 
 def _id(key_id: str) -> bytes:
-    return uuid.UUID(key_id).bytes
+    return bytes.fromhex(key_id.replace("-", ""))

@@ -38,25 +38,23 @@ class Journal:
 
     async def kms(self, record: AuditRecord) -> None:
         """One line of the KMS API; what is empty is left out."""
-        line: dict[str, Value] = {"event": "kms", "phase": record.phase.value, "operation": record.operation}
-        for name in (
-            "request_id",
-            "outcome",
-            "access_key_id",
-            "name",
-            "role",
-            "key_id",
-            "source_key_id",
-            "domain",
-            "session_id",
-            "peer",
-            "suppressed",
-        ):
-            value = getattr(record, name)
-            if value:
-                # The log takes plain types only; a role is a word of an enumeration.
-                line[name] = str(value) if isinstance(value, str) else value
-        await self._log.append(line)
+        line: dict[str, Value] = {
+            "event": "kms",
+            "phase": record.phase.value,
+            "operation": record.operation,
+            "request_id": record.request_id,
+            "outcome": record.outcome,
+            "access_key_id": record.access_key_id,
+            "name": record.name,
+            "role": record.role,
+            "key_id": record.key_id,
+            "source_key_id": record.source_key_id,
+            "domain": record.domain,
+            "session_id": record.session_id,
+            "peer": record.peer,
+            "suppressed": record.suppressed,
+        }
+        await self._log.append({name: value for name, value in line.items() if value})
 
     def refused(
         self, session: SessionId, domain: DomainId, index: int, requester: NodeId, reason: str

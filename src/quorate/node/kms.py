@@ -1,52 +1,68 @@
 """The KMS port: TLS, and a socket that all nodes of a machine share.
 
-Here: listening and stopping. Not here: what a request means (`quorate.kms`).
+Here: listening and stopping. Not here: HTTP, and what a request means (`quorate.kms`).
 """
 
+import asyncio
 import errno
 import socket
 import ssl
 
+import aiofastnet
+
 from quorate.errors import BadInput, PortInUse
-from quorate.host.http_server import HttpServer
 from quorate.kms.app import KmsApp
+from quorate.kms.connection import Connections
 from quorate.wire.links import Address, TlsFiles
 
 _BACKLOG = 1024
-_GRACE_SECONDS = 1
+_GRACE_SECONDS = 1.0
 """How long calls under way may take when the process stops."""
+
+_HANDSHAKE_SECONDS = 10.0
+_SHUTDOWN_SECONDS = 2.0
 
 
 class KmsServer:
-    """Listens from `start` to `stop`."""
+    """Listens from `start` to `stop`; can be started again."""
 
     def __init__(self, app: KmsApp, tls: TlsFiles) -> None:
-        self._server = HttpServer(
-            app,
-            grace=_GRACE_SECONDS,
-            interface="asgi3",
-            timeout_keep_alive=75,
-            backlog=_BACKLOG,
-            ssl_context_factory=lambda _config, _default: _context(tls),
-        )
+        self._tls = tls
+        self._connections = Connections(app)
+        self._server: asyncio.Server | None = None
 
     @property
     def listening(self) -> bool:
-        return self._server.listening
+        return self._server is not None and self._server.is_serving()
 
     async def start(self, address: Address) -> None:
         """Raises `PortInUse`, `BadInput`."""
         listener = _shared_socket(address)
         try:
-            await self._server.start(listener)
+            # Its TLS takes half of uvloop's time for each request.
+            self._server = await aiofastnet.create_server(
+                asyncio.get_running_loop(),
+                self._connections,
+                sock=listener,
+                backlog=_BACKLOG,
+                ssl=_context(self._tls),
+                ssl_handshake_timeout=_HANDSHAKE_SECONDS,
+                ssl_shutdown_timeout=_SHUTDOWN_SECONDS,
+            )
         except OSError as why:
+            listener.close()
             raise BadInput(
                 f"cannot listen on {address}: {why}", remedy="choose an address of this machine"
             ) from why
+        self._connections.start()
 
     async def stop(self) -> None:
         """Stops listening; calls under way have a moment to end."""
-        await self._server.stop()
+        if self._server is None:
+            return
+        self._server.close()
+        self._server = None
+        await self._connections.stop(_GRACE_SECONDS)
 
 
 def _shared_socket(address: Address) -> socket.socket:

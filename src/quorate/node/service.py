@@ -71,7 +71,7 @@ async def serve(
         return await Node(directory, settings, hsm, audit, log).run()
     finally:
         if audit is not None:
-            await audit.close()
+            audit.close()
         hsm.close()
 
 

@@ -195,7 +195,7 @@ async def _with_parts(directory: Path, work: Work) -> None:
             if running.wake is not None:
                 running.wake.cancel()
         await database.close()
-        await audit.close()
+        audit.close()
         for module in parts.modules.values():
             module.close()
         hsm.close()

@@ -245,7 +245,7 @@ def test_record_that_a_crash_kept_out_of_the_order_gets_its_place_at_the_next_st
 def test_n84_record_without_its_audit_line_is_refused(with_hub: Run) -> None:
     async def work(hub: Any) -> None:
         node = await hub.enrol("a")
-        await hub.audit.close()
+        hub.audit.close()
         hub.records._on_propose(NodeId("a"), [b"1" * 16, "", node.revise_alias("alias/x", target=KEY, now=1)])
         await hub.fleet.settle()
         ((_, result),) = hub.fleet.of_kind("record/result")

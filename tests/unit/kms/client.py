@@ -82,7 +82,7 @@ class Failed(Exception):
 
 
 class Client:
-    """`send` goes through the whole ASGI path. Each call of `call` has another signature."""
+    """`send` goes through all but HTTP. Each call of `call` has another signature."""
 
     def __init__(self, **settings: Any) -> None:
         self.backend = FakeBackend()
@@ -93,7 +93,7 @@ class Client:
         self.count = 0
 
     def send(self, request: SignedRequest) -> Response:
-        return asyncio.run(asgi(self.app, request))
+        return asyncio.run(self.app.respond(request))
 
     def signed(
         self, operation: str, members: Mapping[str, Any] | bytes, who: Identity = ADMIN, **options: Any
@@ -121,31 +121,3 @@ def encode(members: Mapping[str, Any]) -> bytes:
             for name, value in members.items()
         }
     ).encode()
-
-
-async def asgi(app: KmsApp, request: SignedRequest, chunks: list[bytes] | None = None) -> Response:
-    path, _, query = request.target.partition(b"?")
-    scope = {
-        "type": "http",
-        "method": request.method,
-        "path": path.decode("latin-1"),
-        "raw_path": path,
-        "query_string": query,
-        "headers": list(request.headers),
-        "client": (request.peer, 1),
-    }
-    parts = [request.body] if chunks is None else chunks
-    messages = [
-        {"type": "http.request", "body": part, "more_body": number < len(parts) - 1}
-        for number, part in enumerate(parts)
-    ]
-    sent: list[Any] = []
-
-    async def receive() -> Any:
-        return messages.pop(0)
-
-    async def send(message: Any) -> None:
-        sent.append(message)
-
-    await app(scope, receive, send)
-    return Response(sent[0]["status"], tuple(sent[0]["headers"]), sent[1]["body"])

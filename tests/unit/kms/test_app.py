@@ -5,19 +5,18 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from quorate.kms import aliases, crypto, keys
-from quorate.kms.app import BODY_MAX, KmsApp
 from quorate.kms.backend import CannotServe, DependencyTimeout, KeyUnavailable, Phase
 from quorate.kms.errors import KmsError
 from quorate.kms.http import Response, SignedRequest
 from quorate.kms.refusals import BURST, RefusalLimiter
 from quorate.kms.replay import ReplayGuard
 
-from .client import ACCOUNT, Client, Failed, asgi, kms_headers, sign
+from .client import ACCOUNT, Client, Failed, kms_headers, sign
 from .fake_backend import SECRETS, USER
 
 CANARY = b"canary-plaintext-5d1e"
@@ -124,7 +123,7 @@ def test_n75_concurrent_repeats_run_once(client: Client) -> None:
     request = prepared(client, "GenerateDataKey")
 
     async def race() -> list[Response]:
-        return list(await asyncio.gather(*(asgi(client.app, request) for _ in range(20))))
+        return list(await asyncio.gather(*(client.app.respond(request) for _ in range(20))))
 
     statuses = sorted(answer.status for answer in asyncio.run(race()))
     assert statuses == [200] + [403] * 19
@@ -297,28 +296,6 @@ def test_backend_failures_are_retryable(client: Client, failure: Exception, expe
 # N79 and other limits on requests.
 
 
-def test_n79_body_over_the_limit_is_refused_while_it_arrives(client: Client) -> None:
-    request = replace(sign(b"{}", kms_headers("ListKeys")), body=b"")
-    endless = [b"x" * 40_000] * 1000
-    answer = asyncio.run(asgi(client.app, request, endless))
-    assert code(answer) == (413, "RequestEntityTooLargeException")
-    declared = replace(request, headers=(*request.headers, (b"content-length", b"9" * 30)))
-    assert code(asyncio.run(asgi(client.app, declared, []))) == (413, "RequestEntityTooLargeException")
-    assert (b"connection", b"close") in answer.headers
-    assert client.checker.calls == 0
-
-
-def test_body_at_the_limit_in_pieces_is_read_whole(client: Client) -> None:
-    body = b"{}" + b" " * (BODY_MAX - 2)
-    request = sign(body, kms_headers("ListKeys"))
-    answer = asyncio.run(asgi(client.app, request, [body[:1000], body[1000:], b""]))
-    assert answer.status == 200
-    assert code(client.send(sign(body + b" ", kms_headers("ListKeys")))) == (
-        413,
-        "RequestEntityTooLargeException",
-    )
-
-
 @pytest.mark.parametrize(
     "body",
     [
@@ -406,20 +383,3 @@ def test_role_user_may_use_keys_but_not_manage_them(client: Client, name: str) -
         assert json.loads(answer.body)["message"].startswith(expected)
     else:
         assert answer.status == 200
-
-
-def test_lifespan_is_answered(client: Client) -> None:
-    messages = [{"type": "lifespan.startup"}, {"type": "lifespan.shutdown"}]
-    sent: list[str] = []
-
-    async def receive() -> dict[str, str]:
-        return messages.pop(0)
-
-    async def send(message: dict[str, str]) -> None:
-        sent.append(message["type"])
-
-    async def run(app: KmsApp) -> None:
-        await app({"type": "lifespan"}, receive, send)  # type: ignore[arg-type]
-
-    asyncio.run(run(client.app))
-    assert sent == ["lifespan.startup.complete", "lifespan.shutdown.complete"]

@@ -1,0 +1,220 @@
+"""A load generator for KMS endpoints: pre-signed requests over kept connections, each answer checked.
+
+Requests are signed once for each operation, with botocore's own signer, and told apart by the header
+`amz-sdk-invocation-id`, which SDKs do not sign: the client's cost is small, so that it is the server's time that
+is measured on a machine that both share. Every answer must be a 200 with the members it should have; each
+Decrypt's plaintext is compared.
+
+Here: connections, signing, timing. Not here: which fleet, which figures are wanted (`warm`).
+"""
+
+import asyncio
+import base64
+import json
+import os
+import resource
+import ssl
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+from urllib.parse import urlsplit
+
+from botocore.auth import SigV4Auth
+from botocore.awsrequest import AWSRequest
+from botocore.credentials import Credentials
+
+_MARK = b"amz-sdk-invocation-id: "
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Where, and as whom. `ca`: the bundle to trust; None for plain HTTP."""
+
+    url: str
+    access_key_id: str
+    secret: str
+    ca: Path | None
+    region: str = "us-east-1"
+
+
+@dataclass(frozen=True)
+class Operation:
+    """`wanted`: what stands in every right answer's body."""
+
+    name: str
+    members: dict[str, Any]
+    wanted: bytes
+
+
+@dataclass
+class Measured:
+    """`seconds`: of each call, in the order of their ends. `wrong`: answers that were not right, by their text."""
+
+    seconds: list[float] = field(default_factory=list)
+    wrong: list[str] = field(default_factory=list)
+    took: float = 0.0
+    cpu: float = 0.0
+
+    @property
+    def rate(self) -> float:
+        return len(self.seconds) / self.took
+
+    def ms(self, part: float) -> float:
+        ordered = sorted(self.seconds)
+        return 1000 * ordered[min(len(ordered) - 1, int(part * len(ordered)))]
+
+
+class _Template:
+    """One signed request, in which the invocation id is filled in for each call."""
+
+    def __init__(self, endpoint: Endpoint, operation: Operation) -> None:
+        request = AWSRequest(
+            method="POST",
+            url=endpoint.url + "/",
+            data=json.dumps(operation.members).encode(),
+            headers={
+                "Content-Type": "application/x-amz-json-1.1",
+                "X-Amz-Target": f"TrentService.{operation.name}",
+            },
+        )
+        SigV4Auth(Credentials(endpoint.access_key_id, endpoint.secret), "kms", endpoint.region).add_auth(
+            request
+        )
+        body = request.data
+        headers = dict(request.headers) | {
+            "Host": urlsplit(endpoint.url).netloc,
+            "Content-Length": str(len(body)),
+            "User-Agent": "bench",
+        }
+        lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        self._head = f"POST / HTTP/1.1\r\n{lines}".encode() + _MARK
+        self._tail = b"\r\n\r\n" + body
+        self.wanted = operation.wanted
+
+    def fill(self, mark: bytes) -> bytes:
+        return self._head + mark + self._tail
+
+
+class _Connection(asyncio.Protocol):
+    """Sends one request after another while `more` yields them; notes how long each took."""
+
+    def __init__(self, more: Iterator[_Template], into: Measured) -> None:
+        self._more = more
+        self._into = into
+        self._mark = uuid.uuid4().hex[:24].encode()
+        self._sent = 0
+        self._buffer = b""
+        self._template: _Template
+        self._begun = 0.0
+        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+
+    def start(self) -> None:
+        template = next(self._more, None)
+        if template is None:
+            self.ended.set_result(None)
+            self._transport.close()
+            return
+        self._template = template
+        self._sent += 1
+        self._begun = time.perf_counter()
+        self._transport.write(template.fill(self._mark + b"%08x" % self._sent))
+
+    def data_received(self, data: bytes) -> None:
+        self._buffer += data
+        head, found, body = self._buffer.partition(b"\r\n\r\n")
+        if not found:
+            return
+        length = int(head.lower().partition(b"content-length:")[2].partition(b"\r\n")[0])
+        if len(body) < length:
+            return
+        self._into.seconds.append(time.perf_counter() - self._begun)
+        if head[9:12] != b"200" or self._template.wanted not in body:
+            self._into.wrong.append(head.partition(b"\r\n")[0].decode() + " " + body.decode("latin-1")[:300])
+        self._buffer = b""
+        self.start()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self.ended.done():
+            self._into.wrong.append(f"the connection was lost: {exc}")
+            self.ended.set_result(None)
+
+
+async def run(
+    endpoint: Endpoint, operations: list[Operation], *, connections: int, seconds: float
+) -> Measured:
+    """Calls the operations in turn over so many connections, each with one call at a time."""
+    templates = [_Template(endpoint, operation) for operation in operations]
+    deadline = 0.0
+
+    def more(first: int) -> Iterator[_Template]:
+        turn = first
+        while time.perf_counter() < deadline:
+            yield templates[turn % len(templates)]
+            turn += 1
+
+    measured = Measured()
+    where = urlsplit(endpoint.url)
+    context = None if endpoint.ca is None else ssl.create_default_context(cafile=str(endpoint.ca))
+    loop = asyncio.get_running_loop()
+    made = []
+    for number in range(connections):
+        _, protocol = await loop.create_connection(
+            lambda number=number: _Connection(more(number), measured),  # type: ignore[misc]
+            where.hostname,
+            where.port,
+            ssl=context,
+        )
+        made.append(protocol)
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    begun = time.perf_counter()
+    deadline = begun + seconds
+    for protocol in made:
+        protocol.start()
+    await asyncio.gather(*(protocol.ended for protocol in made))
+    measured.took = time.perf_counter() - begun
+    now = resource.getrusage(resource.RUSAGE_SELF)
+    measured.cpu = now.ru_utime + now.ru_stime - used.ru_utime - used.ru_stime
+    return measured
+
+
+def call(endpoint: Endpoint, operation: str, members: dict[str, Any]) -> dict[str, Any]:
+    """One call, outside of any measurement."""
+    import boto3
+
+    client = boto3.client(
+        "kms",
+        endpoint_url=endpoint.url,
+        region_name=endpoint.region,
+        aws_access_key_id=endpoint.access_key_id,
+        aws_secret_access_key=endpoint.secret,
+        verify=None if endpoint.ca is None else str(endpoint.ca),
+    )
+    return getattr(client, operation)(**members)  # type: ignore[no-any-return]
+
+
+def three(endpoint: Endpoint) -> list[Operation]:
+    """Encrypt, Decrypt and GenerateDataKey under a key made for it, of 32-byte plaintexts."""
+    key = call(endpoint, "create_key", {})["KeyMetadata"]["KeyId"]
+    plaintext = os.urandom(32)
+    context = {"tenant": "17"}
+    blob = call(endpoint, "encrypt", {"KeyId": key, "Plaintext": plaintext, "EncryptionContext": context})[
+        "CiphertextBlob"
+    ]
+    text, sealed = base64.b64encode(plaintext).decode(), base64.b64encode(blob).decode()
+    return [
+        Operation(
+            "Encrypt", {"KeyId": key, "Plaintext": text, "EncryptionContext": context}, b'"CiphertextBlob":'
+        ),
+        Operation("Decrypt", {"CiphertextBlob": sealed, "EncryptionContext": context}, text.encode()),
+        Operation(
+            "GenerateDataKey",
+            {"KeyId": key, "KeySpec": "AES_256", "EncryptionContext": context},
+            b'"Plaintext":',
+        ),
+    ]
