@@ -4,7 +4,7 @@ PY := .venv/bin/python
 FILE ?=
 export CARGO_TARGET_DIR := $(CURDIR)/core/target
 
-.PHONY: help setup demo test check rust bench attacks lock testing-core clean
+.PHONY: help setup demo test check rust bench attacks lock testing-core wheel clean
 
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -38,8 +38,11 @@ bench: testing-core ## cold session and its parts, measured in one run
 attacks: ## fill in which tests show what in docs/attacks.md
 	@python3 scripts/attacks.py
 
+wheel: setup ## what is installed elsewhere, into dist/: no compiler is needed there
+	@scripts/wheel.sh
+
 lock: setup ## write constraints.txt from .venv
 	@scripts/lock.sh
 
 clean: ## remove what was built
-	rm -rf .venv core/target src/quorate/_core*.so
+	rm -rf .venv core/target dist src/quorate/_core*.so
