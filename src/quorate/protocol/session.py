@@ -9,6 +9,8 @@ as many copies. It is still sans-I/O: events and `now` in, actions out, in order
 
 A requester answers for its session: the hub does not see answers, only the requester's `closed`. So a session
 that is still open `SUBSTITUTE` seconds after its grant gets one more holder, and another one each time again.
+Before that, one that takes much longer than its holders usually do gets one more where it costs nobody anything:
+hedging (Dean and Barroso, "The Tail at Scale", 2013).
 """
 
 from collections import Counter, OrderedDict, deque
@@ -38,6 +40,11 @@ DEADLINE = 1.0
 """Seconds from a request to its end, time in the queue included."""
 SUBSTITUTE = 0.150
 """Seconds of silence after which one more holder is called."""
+HEDGE_FACTOR = 3.0
+"""How many times the usual latency of the slowest holder called, until one more is called: once, if one is free and
+nobody queues."""
+HEDGE_LEAST = 0.010
+"""Seconds; the shortest time until a hedge."""
 SLOT = 1.2
 """Seconds that a module holds a slot when it hears nothing more (the core's SLOT_TTL)."""
 AGAIN = 0.010
@@ -68,6 +75,7 @@ class Session:
     jumps: Counter[int] = field(default_factory=Counter)
     substitute_at: Instant | None = None
     """None while queued."""
+    hedge_at: Instant | None = None
     owed: int = 0
     """Substitutes that are wanted and could not be called yet."""
 
@@ -126,8 +134,7 @@ class Sessions:
         times = [session.deadline for session in islice(self._sessions.values(), 1)]
         for session in self._granted.values():
             times.extend(session.again.values())
-            if session.substitute_at is not None:
-                times.append(session.substitute_at)
+            times.extend(at for at in (session.substitute_at, session.hedge_at) if at is not None)
         if self._queues or any(session.owed for session in self._granted.values()):
             times.extend(until for _, until in self._taken.values())
         return min(times, default=None)
@@ -291,6 +298,9 @@ class Sessions:
             actions += self._refuse(first, "expired", reason, now)
         for session in list(self._granted.values()):
             actions += self._call_again(session, now)
+            if session.hedge_at is not None and now >= session.hedge_at:
+                session.hedge_at = None
+                actions += self._hedge(session, now)
             if session.substitute_at is not None and now >= session.substitute_at:
                 session.substitute_at = now + SUBSTITUTE
                 session.owed = max(session.owed, 1)
@@ -322,6 +332,7 @@ class Sessions:
             if requester in queue:
                 queue.move_to_end(requester)
             session.substitute_at = now + SUBSTITUTE
+            session.hedge_at = self._hedge_time(free, now)
             self._granted[session.id] = session
             actions.append(self._call(session, free, now))
         return actions
@@ -333,6 +344,21 @@ class Sessions:
         domain = self._domains[session.domain]
         found = self._candidates(session, domain, session.owed, now)
         session.owed -= len(found)
+        return [self._call(session, found, now)] if found else []
+
+    def _hedge_time(self, called: tuple[Shard, ...], now: Instant) -> Instant | None:
+        """None where a substitute would come first, or nothing is known of a holder yet."""
+        usual = [self._latency.get(node) for _, node in called]
+        known = [latency for latency in usual if latency is not None]
+        if len(known) < len(usual):
+            return None
+        patience = max(HEDGE_LEAST, HEDGE_FACTOR * max(known))
+        return None if patience >= SUBSTITUTE else now + patience
+
+    def _hedge(self, session: Session, now: Instant) -> list[Action]:
+        if session.domain in self._queues:
+            return []
+        found = self._candidates(session, self._domains[session.domain], 1, now)
         return [self._call(session, found, now)] if found else []
 
     def _call_again(self, session: Session, now: Instant) -> list[Action]:

@@ -10,12 +10,15 @@ from quorate.protocol.fences import MAX_STEP
 from quorate.protocol.session import (
     AGAIN,
     DEADLINE,
+    HEDGE_FACTOR,
+    HEDGE_LEAST,
     PER_REQUESTER,
     SLOT,
     SUBSTITUTE,
     Sessions,
 )
 from quorate.protocol.session_events import (
+    Action,
     ClosedCame,
     CulpritsCame,
     DomainIs,
@@ -303,6 +306,49 @@ def test_silence_calls_one_more_holder_and_again_one() -> None:
         assert machine.handle(TimePassed(), due - 0.001) == []
         assert machine.handle(TimePassed(), due) == expected
     assert due == pytest.approx(T0 + 3 * SUBSTITUTE), "nobody was left to ask"
+
+
+def acquainted(latency: float) -> Sessions:
+    """A hub that has seen one session of each quorum."""
+    machine = hub(*FIVE)
+    machine.handle(request(91, A), T0)
+    machine.handle(closed(91, A, "combined", (1, latency), (2, latency), (3, latency)), T0)
+    machine.handle(request(92, D), T0)
+    called = machine.handle(TimePassed(), T0 + SUBSTITUTE)  # so that the fifth is known as well
+    assert isinstance(called[0], Grant)
+    machine.handle(closed(92, D, "combined", *((index, latency) for index in range(1, 6))), T0)
+    return machine
+
+
+def calls(actions: list[Action]) -> list[NodeId]:
+    return [node for action in actions if isinstance(action, Grant) for _, node, _ in action.calls]
+
+
+@pytest.mark.parametrize("latency", [0.001, 0.030])
+def test_session_that_takes_much_longer_than_usual_is_hedged_once(latency: float) -> None:
+    machine = acquainted(latency)
+    first = calls(machine.handle(request(1, A), T0))
+    due = machine.wake
+    assert due == pytest.approx(T0 + max(HEDGE_LEAST, HEDGE_FACTOR * latency))
+    hedge = calls(machine.handle(TimePassed(), due))
+    assert len(hedge) == 1
+    assert not set(hedge) & set(first)
+    assert machine.wake == pytest.approx(T0 + SUBSTITUTE), "it is hedged once; then comes the substitute"
+    assert len(calls(machine.handle(TimePassed(), machine.wake))) == 1
+
+
+def test_nobody_is_hedged_while_others_queue() -> None:
+    machine = acquainted(0.001)
+    machine.handle(request(1, A), T0)
+    assert machine.handle(request(2, B), T0) == [], "two free shards are no quorum: it waits"
+    assert machine.handle(TimePassed(), T0 + HEDGE_LEAST) == []
+    assert machine.wake == pytest.approx(T0 + SUBSTITUTE)
+
+
+def test_slow_holders_are_not_hedged_before_their_substitute() -> None:
+    machine = acquainted(SUBSTITUTE / HEDGE_FACTOR + 0.001)
+    machine.handle(request(1, A), T0)
+    assert machine.wake == pytest.approx(T0 + SUBSTITUTE)
 
 
 def test_refusal_calls_a_substitute_once() -> None:
