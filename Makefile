@@ -32,8 +32,9 @@ rust: ## Rust unit and property tests, official vectors
 test: check rust testing-core ## every test; CI calls exactly this
 	QUORATE_TESTING_PATH=$(CURDIR)/.venv/testing $(PY) -m pytest
 
-bench: testing-core ## cold session and its parts, measured in one run
-	$(PY) bench/fleet.py
+bench: setup ## every promised figure, measured in one run: a table, and JSON (JSON=…, core/target/bench.json)
+	@scripts/bench-peer.sh
+	$(PY) bench/run.py --peer .venv/peer/bin/moto_server --json $(or $(JSON),core/target/bench.json)
 
 attacks: ## fill in which tests show what in docs/attacks.md
 	@python3 scripts/attacks.py

@@ -130,8 +130,7 @@ class _Connection(asyncio.Protocol):
         head, found, body = self._buffer.partition(b"\r\n\r\n")
         if not found:
             return
-        length = int(head.lower().partition(b"content-length:")[2].partition(b"\r\n")[0])
-        if len(body) < length:
+        if len(body) < _length(head):
             return
         self._into.seconds.append(time.perf_counter() - self._begun)
         if head[9:12] != b"200" or self._template.wanted not in body:
@@ -145,10 +144,55 @@ class _Connection(asyncio.Protocol):
             self.ended.set_result(None)
 
 
+class Connection:
+    """One kept connection, for calls one by one."""
+
+    def __init__(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, endpoint: Endpoint
+    ) -> None:
+        self._reader, self._writer, self.endpoint = reader, writer, endpoint
+
+    async def call(self, template: _Template) -> float:
+        """Seconds. Raises `AssertionError` when the answer is not right."""
+        begun = time.perf_counter()
+        self._writer.write(template.fill(uuid.uuid4().hex.encode()))
+        head = await self._reader.readuntil(b"\r\n\r\n")
+        body = await self._reader.readexactly(_length(head))
+        took = time.perf_counter() - begun
+        assert head[9:12] == b"200", head + body
+        assert template.wanted in body, body
+        return took
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+async def connect(endpoint: Endpoint) -> Connection:
+    where = urlsplit(endpoint.url)
+    reader, writer = await asyncio.open_connection(where.hostname, where.port, ssl=_context(endpoint))
+    return Connection(reader, writer, endpoint)
+
+
+async def at_once(calls: list[tuple[Connection, Operation]]) -> list[float]:
+    """Makes all calls at the same instant; the seconds of each."""
+    signed = [(connection, _Template(connection.endpoint, operation)) for connection, operation in calls]
+    return list(await asyncio.gather(*(connection.call(template) for connection, template in signed)))
+
+
+def _context(endpoint: Endpoint) -> ssl.SSLContext | None:
+    return None if endpoint.ca is None else ssl.create_default_context(cafile=str(endpoint.ca))
+
+
+def _length(head: bytes) -> int:
+    return int(head.lower().partition(b"content-length:")[2].partition(b"\r\n")[0])
+
+
 async def run(
-    endpoint: Endpoint, operations: list[Operation], *, connections: int, seconds: float
+    endpoint: Endpoint, operations: list[Operation], *, connections: int, seconds: float, keep: bool = True
 ) -> Measured:
-    """Calls the operations in turn over so many connections, each with one call at a time."""
+    """Calls the operations in turn over so many connections, each with one call at a time; `keep`: connections are
+    kept, else each call has one of its own, for servers that can do no other.
+    """
     templates = [_Template(endpoint, operation) for operation in operations]
     deadline = 0.0
 
@@ -160,27 +204,45 @@ async def run(
 
     measured = Measured()
     where = urlsplit(endpoint.url)
-    context = None if endpoint.ca is None else ssl.create_default_context(cafile=str(endpoint.ca))
-    loop = asyncio.get_running_loop()
-    made = []
-    for number in range(connections):
-        _, protocol = await loop.create_connection(
+    made: list[_Connection] = []
+    for number in range(connections if keep else 0):
+        _, protocol = await asyncio.get_running_loop().create_connection(
             lambda number=number: _Connection(more(number), measured),  # type: ignore[misc]
             where.hostname,
             where.port,
-            ssl=context,
+            ssl=_context(endpoint),
         )
         made.append(protocol)
-    used = resource.getrusage(resource.RUSAGE_SELF)
+    used = _processor_seconds()
     begun = time.perf_counter()
     deadline = begun + seconds
-    for protocol in made:
-        protocol.start()
-    await asyncio.gather(*(protocol.ended for protocol in made))
+    if keep:
+        for protocol in made:
+            protocol.start()
+        await asyncio.gather(*(protocol.ended for protocol in made))
+    else:
+        await asyncio.gather(*(_reconnect(endpoint, more(number), measured) for number in range(connections)))
     measured.took = time.perf_counter() - begun
-    now = resource.getrusage(resource.RUSAGE_SELF)
-    measured.cpu = now.ru_utime + now.ru_stime - used.ru_utime - used.ru_stime
+    measured.cpu = _processor_seconds() - used
     return measured
+
+
+async def _reconnect(endpoint: Endpoint, more: Iterator[_Template], into: Measured) -> None:
+    where = urlsplit(endpoint.url)
+    for template in more:
+        begun = time.perf_counter()
+        reader, writer = await asyncio.open_connection(where.hostname, where.port)
+        writer.write(template.fill(uuid.uuid4().hex.encode()))
+        answer = await reader.read()
+        writer.close()
+        into.seconds.append(time.perf_counter() - begun)
+        if answer[9:12] != b"200" or template.wanted not in answer:
+            into.wrong.append(answer.decode("latin-1")[:500])
+
+
+def _processor_seconds() -> float:
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime
 
 
 def call(endpoint: Endpoint, operation: str, members: dict[str, Any]) -> dict[str, Any]:
@@ -198,9 +260,10 @@ def call(endpoint: Endpoint, operation: str, members: dict[str, Any]) -> dict[st
     return getattr(client, operation)(**members)  # type: ignore[no-any-return]
 
 
-def three(endpoint: Endpoint) -> list[Operation]:
+def three(endpoint: Endpoint, domain: str | None = None) -> list[Operation]:
     """Encrypt, Decrypt and GenerateDataKey under a key made for it, of 32-byte plaintexts."""
-    key = call(endpoint, "create_key", {})["KeyMetadata"]["KeyId"]
+    tags = [] if domain is None else [{"TagKey": "quorate:domain", "TagValue": domain}]
+    key = call(endpoint, "create_key", {"Tags": tags})["KeyMetadata"]["KeyId"]
     plaintext = os.urandom(32)
     context = {"tenant": "17"}
     blob = call(endpoint, "encrypt", {"KeyId": key, "Plaintext": plaintext, "EncryptionContext": context})[

@@ -1,19 +1,17 @@
-"""How long a cold session takes, beside the sum of its parts, in one run. Run: make bench
+"""Cold sessions: one at a time beside the sum of its parts, many at once, and with a holder killed.
 
-A fleet of one hub and five nodes is started on this machine (3 of 5). The domain is locked and one Decrypt is
-asked for, again and again, one at a time: every Decrypt needs a fresh quorum session. A session's time is the
-hub's own: from the request's arrival to the arrival of the requester's `closed`.
+The domain is locked and a Decrypt is asked for: it needs a fresh quorum session. A session's time is the hub's own:
+from the request's arrival to the arrival of the requester's `closed`.
 
 Its parts are measured in the same run, in this process: each cryptographic operation that a session makes, with
 its messages sealed and opened, one after the other on one core; and the round trips of bare links between two
 processes (mutual TLS 1.3, the size of an answer, echoed). The audit log's two syncs are shown, and not counted.
 """
 
-import argparse
 import asyncio
 import json
 import os
-import platform
+import signal
 import statistics
 import subprocess
 import sys
@@ -23,21 +21,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import boto3
+import load
 import uvloop
-from botocore.config import Config
+from report import PERCENTILES, percentile, show
 
 from quorate import _core
 from quorate.client import AdminClient
 from quorate.ids import NodeId
-from quorate.local import credentials, fleet, processes, shape
 from quorate.local.layout import Layout
 from quorate.node.directory import Directory
 from quorate.wire.links import Address, Links
 
 ANSWER_BYTES = 2048
-LIMIT_MS = 6.0
-LIMIT_RATIO = 2.0
+DOMAINS = 16
+NEEDS = 100
 
 
 def p50(seconds: list[float]) -> float:
@@ -184,7 +181,7 @@ async def echo(data: Path, name: str, peer: str, port: int) -> None:
 
 async def round_trip(data: Path, count: int) -> float:
     """Milliseconds (p50) of one message there and back between two processes."""
-    command = [sys.executable, __file__, "--echo", str(data)]
+    command = [sys.executable, __file__, str(data)]
     child = await asyncio.to_thread(subprocess.Popen, command, stdout=subprocess.PIPE, text=True)
     try:
         assert child.stdout is not None
@@ -230,128 +227,116 @@ def sync_time(where: Path, count: int) -> float:
 # The whole.
 
 
-async def sessions(layout: Layout, port: int, count: int) -> tuple[list[float], list[float]]:
+async def one_at_a_time(
+    layout: Layout, endpoint: load.Endpoint, count: int
+) -> tuple[list[float], list[float]]:
     """Milliseconds of `count` cold sessions at the hub, and of the Decrypts that needed them at the client."""
     hub = AdminClient(layout.admin_socket)
-    pair = credentials.read_credentials(layout)
-    assert pair is not None
-    kms = boto3.client(
-        "kms",
-        endpoint_url=f"https://localhost:{port}",
-        region_name="us-east-1",
-        aws_access_key_id=pair[0],
-        aws_secret_access_key=pair[1],
-        verify=str(layout.ca_bundle),
-        config=Config(retries={"total_max_attempts": 1}),
-    )
-
-    def make() -> bytes:
-        key = kms.create_key()["KeyMetadata"]["KeyId"]
-        return bytes(kms.encrypt(KeyId=key, Plaintext=b"bench")["CiphertextBlob"])
-
-    blob = await asyncio.to_thread(make)
+    _, decrypt, _ = await asyncio.to_thread(load.three, endpoint)
+    connection = await load.connect(endpoint)
     client = []
     for _ in range(count):
         await hub.lock("default")
-        begun = time.perf_counter()
-        await asyncio.to_thread(kms.decrypt, CiphertextBlob=blob)
-        client.append(1000 * (time.perf_counter() - begun))
+        (seconds,) = await load.at_once([(connection, decrypt)])
+        client.append(1000 * seconds)
+    connection.close()
     seen = await hub.sessions(limit=count)
     assert all(one["outcome"] == "combined" for one in seen)
     return [one["ms"] for one in seen], client
 
 
-def percentile(values: list[float], part: float) -> float:
-    return sorted(values)[min(len(values) - 1, int(part * len(values)))]
+async def domains_at_once(layout: Layout, endpoint: load.Endpoint, rounds: int) -> dict[str, float]:
+    """All of `DOMAINS` domains are cold, and each is needed once, at the same instant. Milliseconds."""
+    hub = AdminClient(layout.admin_socket)
+    names = ["default"]
+    for number in range(2, DOMAINS + 1):
+        names.append(f"bench-{number}")
+        await asyncio.to_thread(
+            subprocess.run,
+            [sys.executable, "-m", "quorate", "domain", "create", names[-1], "--data", str(layout.data)],
+            check=True,
+            capture_output=True,
+        )
+    decrypts = [(await asyncio.to_thread(load.three, endpoint, name))[1] for name in names]
+    connections = [await load.connect(endpoint) for _ in names]
+    slowest, each = [], []
+    for _ in range(rounds):
+        for name in names:
+            await hub.lock(name)
+        took = await load.at_once(list(zip(connections, decrypts, strict=True)))
+        slowest.append(1000 * max(took))
+        each += [one["ms"] for one in await hub.sessions(limit=DOMAINS)]
+    for connection in connections:
+        connection.close()
+    return {"p50": statistics.median(each), "max": max(each), "all_p50": statistics.median(slowest)}
 
 
-async def measure(count: int) -> dict[str, Any]:
-    with tempfile.TemporaryDirectory(prefix="quorate-bench-") as where:
-        layout = Layout.at(Path(where) / "data")
-        try:
-            print("starting a fleet of five nodes …", file=sys.stderr)
-            started = await fleet.start(
-                layout, shape.settle(layout, shape.Wanted(port=0)), progress=lambda step: None
-            )
-            print(f"{count} cold sessions, one at a time …", file=sys.stderr)
-            await sessions(layout, started.shape.port, count // 4)  # warm: code paths, connections
-            hub_ms, client_ms = await sessions(layout, started.shape.port, count)
-            print("their parts …", file=sys.stderr)
-            trip = await round_trip(layout.data, count)
-            synced = sync_time(layout.data, count)
-        finally:
-            await asyncio.to_thread(processes.stop_all, layout)
-        parts = await asyncio.to_thread(operations, count)
+async def needs_at_once(layout: Layout, endpoint: load.Endpoint, rounds: int) -> dict[str, float]:
+    """`NEEDS` clients need one cold domain at the same instant. Milliseconds at the clients."""
+    hub = AdminClient(layout.admin_socket)
+    _, decrypt, _ = await asyncio.to_thread(load.three, endpoint)
+    connections = [await load.connect(endpoint) for _ in range(NEEDS)]
+    took = []
+    for _ in range(rounds):
+        await hub.lock("default")
+        took += await load.at_once([(connection, decrypt) for connection in connections])
+    for connection in connections:
+        connection.close()
+    return {"p50": 1000 * statistics.median(took), "max": 1000 * max(took)}
+
+
+async def holder_hangs(layout: Layout, endpoint: load.Endpoint, how: signal.Signals) -> dict[str, float]:
+    """A holder dies or hangs while the domain is cold: the next Decrypts, in milliseconds at the client."""
+    hub = AdminClient(layout.admin_socket)
+    _, decrypt, _ = await asyncio.to_thread(load.three, endpoint)
+    connection = await load.connect(endpoint)
+
+    async def cold() -> float:
+        await hub.lock("default")
+        (seconds,) = await load.at_once([(connection, decrypt)])
+        return 1000 * seconds
+
+    usual = statistics.median([await cold() for _ in range(20)])
+    (last,) = await hub.sessions(limit=1)
+    victim = next(one["node"] for one in last["called"] if one["node"] != last["requester"])
+    pid = json.loads((layout.node(victim) / "run.json").read_text())["pid"]
+    os.kill(pid, how)
+    try:
+        after = [await cold() for _ in range(5)]
+    finally:
+        os.kill(pid, signal.SIGCONT) if how == signal.SIGSTOP else None
+    connection.close()
+    return {"usual": usual, "first": after[0], "later": statistics.median(after[1:])}
+
+
+async def measure(layout: Layout, endpoint: load.Endpoint, count: int) -> dict[str, Any]:
+    """Milliseconds throughout. Leaves a node of the fleet dead."""
+    show(f"{count} cold sessions, one at a time …")
+    await one_at_a_time(layout, endpoint, count // 4)  # warm: code paths, connections
+    hub_ms, client_ms = await one_at_a_time(layout, endpoint, count)
+    show("their parts …")
+    trip = await round_trip(layout.data, count)
+    synced = sync_time(layout.data, count)
+    parts = await asyncio.to_thread(operations, count)
     crypto = sum(times * parts[name] for name, (times, _) in PER_SESSION.items())
     total = crypto + 2 * trip
+    show(f"{DOMAINS} domains, {NEEDS} needs, a holder that hangs, one that dies …")
     return {
-        "machine": machine(),
-        "build": _core.build_info(),
         "sessions": count,
-        "session_ms": {
-            "p50": percentile(hub_ms, 0.5),
-            "p90": percentile(hub_ms, 0.9),
-            "p99": percentile(hub_ms, 0.99),
-        },
-        "client_decrypt_ms": {"p50": percentile(client_ms, 0.5), "p99": percentile(client_ms, 0.99)},
-        "operations_ms": parts,
-        "cryptography_ms": crypto,
-        "round_trip_ms": trip,
-        "sync_ms": synced,
-        "sum_of_parts_ms": total,
+        "session": {part: percentile(hub_ms, value) for part, value in PERCENTILES.items()},
+        "client_decrypt": {part: percentile(client_ms, value) for part, value in PERCENTILES.items()},
+        "operations": parts,
+        "cryptography": crypto,
+        "round_trip": trip,
+        "sync": synced,
+        "sum_of_parts": total,
         "ratio": percentile(hub_ms, 0.5) / total,
+        "domains_at_once": await domains_at_once(layout, endpoint, 20),
+        "needs_at_once": await needs_at_once(layout, endpoint, 20),
+        "holder_hangs": await holder_hangs(layout, endpoint, signal.SIGSTOP),
+        "holder_killed": await holder_hangs(layout, endpoint, signal.SIGKILL),
     }
 
 
-def machine() -> str:
-    model = "unknown processor"
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            model = line.partition(":")[2].strip()
-    load = os.getloadavg()[0]
-    return (
-        f"{model}, {os.cpu_count()} cores, Linux {platform.release()}, Python {platform.python_version()}, "
-        f"load {load:.1f}"
-    )
-
-
-def show(result: dict[str, Any]) -> None:
-    session = result["session_ms"]
-    print(f"machine           {result['machine']}")
-    print(f"cold session      3 of 5, {result['sessions']} one at a time, hub's clock")
-    print(
-        f"                  p50 {session['p50']:.2f} ms   p90 {session['p90']:.2f}   p99 {session['p99']:.2f}"
-    )
-    print(f"client's Decrypt  p50 {result['client_decrypt_ms']['p50']:.2f} ms (boto3, session included)")
-    print("parts             one at a time on one core, p50")
-    for name, (times, what) in PER_SESSION.items():
-        each = result["operations_ms"][name]
-        print(f"  {name:10s} {times:2d} × {each:6.3f} ms = {times * each:6.3f}   {what}")
-    print(
-        f"  links       2 × {result['round_trip_ms']:6.3f} ms = {2 * result['round_trip_ms']:6.3f}   round trips"
-    )
-    print(f"  (sync       2 × {result['sync_ms']:6.3f} ms, audit lines of hub and holder; not counted)")
-    print(f"sum of parts      {result['sum_of_parts_ms']:.2f} ms")
-    print(f"ratio             {result['ratio']:.2f} (limit {LIMIT_RATIO:g})")
-    print(f"p50               {session['p50']:.2f} ms (limit {LIMIT_MS:g} ms)")
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--sessions", type=int, default=400, help="how many to measure (400)")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--echo", metavar="DATA", help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.echo:
-        uvloop.run(echo(Path(options.echo), "node-2", "node-1", 0))
-        return 0
-    result = uvloop.run(measure(options.sessions))
-    print(json.dumps(result, indent=2)) if options.json else show(result)
-    held = result["session_ms"]["p50"] <= LIMIT_MS and result["ratio"] <= LIMIT_RATIO
-    return 0 if held else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+if __name__ == "__main__":  # the far end of `round_trip`
+    uvloop.run(echo(Path(sys.argv[1]), "node-2", "node-1", 0))
