@@ -1,9 +1,11 @@
 //! The locked arena: where long-lived secrets lie. One anonymous mapping, locked (never swapped) and
-//! left out of core dumps; fixed slots, wiped when freed. Also the allocator that wipes what it frees.
+//! left out of core dumps; fixed slots, wiped when freed. Also the allocator that wipes what it frees, and
+//! the wiping of the stack that a command has used.
 //!
 //! The only file of ours with `unsafe`. Not here: what a secret means.
 
 use std::alloc::{GlobalAlloc, Layout, System};
+use std::hint::black_box;
 use std::ptr;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
@@ -16,8 +18,15 @@ use crate::rng::CryptoRng;
 const SLOT: usize = 64;
 const SLOTS: usize = 1 << 14;
 
+/// How much of the stack is wiped after a command, in bytes; no command goes deeper (`tests/module/stack.rs`).
+pub const STACK: usize = 64 * 1024;
+
+/// Set to 1, a process may run although its secrets' memory cannot be locked.
+const ALLOW_UNLOCKED: &str = "QUORATE_ALLOW_UNLOCKED_MEMORY";
+
 struct Arena {
     base: usize,
+    locked: bool,
     used: Mutex<Vec<bool>>,
 }
 
@@ -27,12 +36,34 @@ fn arena() -> Result<&'static Arena> {
     ARENA.get_or_init(Arena::map).as_ref().map_err(Clone::clone)
 }
 
-/// Maps and locks the arena now, so that a start can be refused with the reason.
+/// Maps and locks the arena now, so that a start can be refused with the reason. False when it could not be
+/// locked, which the environment has allowed.
 ///
 /// # Errors
 /// `memory_lock` when the system does not let this process lock memory.
-pub fn lock_memory() -> Result<()> {
-    arena().map(|_| ())
+pub fn lock_memory() -> Result<bool> {
+    arena().map(|arena| arena.locked)
+}
+
+/// Runs `command`, then wipes the stack that it used, where arithmetic may have left copies of secrets.
+pub fn wiping_stack<T>(command: impl FnOnce() -> T) -> T {
+    let out = below(command);
+    if wipes() {
+        wipe_below();
+    }
+    out
+}
+
+/// In a frame of its own, so that the whole of it lies where `wipe_below` writes.
+#[inline(never)]
+fn below<T>(command: impl FnOnce() -> T) -> T {
+    command()
+}
+
+#[inline(never)]
+#[expect(clippy::large_stack_arrays, reason = "the stack is what is to be written")]
+fn wipe_below() {
+    black_box(&mut [0_u8; STACK]);
 }
 
 impl Arena {
@@ -52,16 +83,20 @@ impl Arena {
         }
         .map_err(|e| Error::new(Code::MemoryLock, format!("cannot map {len} bytes for secrets: {e}")))?;
         // SAFETY: `base` and `len` are exactly the mapping made above.
+        let locked = match unsafe { rustix::mm::mlock(base, len) } {
+            Ok(()) => true,
+            Err(_) if std::env::var_os(ALLOW_UNLOCKED).is_some_and(|v| v == "1") => false,
+            Err(e) => {
+                let limit = len / 1024;
+                let what = format!(
+                    "cannot lock {len} bytes for secrets ({e}); raise the limit (ulimit -l {limit}), or let secrets be \
+                     swapped to disk ({ALLOW_UNLOCKED}=1)"
+                );
+                return Err(Error::new(Code::MemoryLock, what));
+            }
+        };
+        // SAFETY: as above.
         unsafe {
-            rustix::mm::mlock(base, len).map_err(|e| {
-                Error::new(
-                    Code::MemoryLock,
-                    format!(
-                        "cannot lock {len} bytes for secrets ({e}); raise the limit: ulimit -l {}",
-                        len / 1024
-                    ),
-                )
-            })?;
             rustix::mm::madvise(base, len, Advice::LinuxDontDump).map_err(|e| {
                 Error::new(Code::MemoryLock, format!("cannot keep secrets out of core dumps: {e}"))
             })?;
@@ -69,7 +104,7 @@ impl Arena {
                 Error::new(Code::MemoryLock, format!("cannot keep secrets out of forks: {e}"))
             })?;
         }
-        Ok(Self { base: base as usize, used: Mutex::new(vec![false; SLOTS]) })
+        Ok(Self { base: base as usize, locked, used: Mutex::new(vec![false; SLOTS]) })
     }
 
     fn take(&self, len: usize) -> Result<usize> {

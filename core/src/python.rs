@@ -16,6 +16,7 @@ use crate::encoding::{Bytes, View, Wire, decode, encode};
 use crate::error::{Code, Error, Result};
 use crate::hardening;
 use crate::ids::{DomainId, Epoch, Hash, NodeId, SessionId, ShareIndex};
+use crate::memory::wiping_stack;
 use crate::module::messages::{
     AccessKey, AccessRole, Allowed, Called, Charter, Dealer, DealerKind, Invitation, KeyState, Limits, Mode,
     Outcome, Purpose, Role, Seat, Tag,
@@ -48,11 +49,16 @@ fn raise(py: Python<'_>, e: &Error) -> PyErr {
 
 /// Runs a command without holding the interpreter's lock.
 fn run<T: Send>(py: Python<'_>, command: impl FnOnce() -> Result<T> + Send) -> PyResult<T> {
-    py.detach(command).map_err(|e| raise(py, &e))
+    py.detach(|| wiping_stack(command)).map_err(|e| raise(py, &e))
 }
 
-/// Runs a check, or a command of microseconds on each client's way, with the interpreter's lock held: giving it
-/// up and getting it back costs more. Nothing that has the module's own lock ever waits for the interpreter's.
+/// Runs a command of microseconds, on each client's way, with the interpreter's lock held: giving it up and getting
+/// it back costs more. Nothing that has the module's own lock ever waits for the interpreter's.
+fn run_briefly<T>(py: Python<'_>, command: impl FnOnce() -> Result<T>) -> PyResult<T> {
+    wiping_stack(command).map_err(|e| raise(py, &e))
+}
+
+/// Tells of a check that needs no secret and no waiting.
 fn check<T>(py: Python<'_>, r: Result<T>) -> PyResult<T> {
     r.map_err(|e| raise(py, &e))
 }
@@ -170,7 +176,7 @@ fn build_info(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
 }
 
 #[pyfunction]
-fn harden_process(py: Python<'_>) -> PyResult<()> {
+fn harden_process(py: Python<'_>) -> PyResult<bool> {
     run(py, || {
         hardening::harden_process()?;
         crate::memory::lock_memory()
@@ -789,6 +795,10 @@ impl PyModule_ {
         run(py, || self.0.lock(&name))
     }
 
+    fn drop_uses(&self, py: Python<'_>) -> PyResult<()> {
+        run(py, || self.0.drop_uses())
+    }
+
     fn learn(&self, py: Python<'_>, statements: Vec<Vec<u8>>) -> PyResult<Vec<String>> {
         let learnt = run(py, || self.0.learn(&statements))?;
         Ok(learnt
@@ -855,11 +865,11 @@ impl PyModule_ {
         context: Context,
     ) -> PyResult<Bound<'py, PyBytes>> {
         let key_id = array(key_id, "a key id")?;
-        Ok(bytes(py, &check(py, self.0.encrypt(&key_id, plaintext, &context))?))
+        Ok(bytes(py, &run_briefly(py, || self.0.encrypt(&key_id, plaintext, &context))?))
     }
 
     fn decrypt<'py>(&self, py: Python<'py>, blob: &[u8], context: Context) -> PyResult<Bound<'py, PyBytes>> {
-        let plaintext: Zeroizing<Vec<u8>> = check(py, self.0.decrypt(blob, &context))?;
+        let plaintext: Zeroizing<Vec<u8>> = run_briefly(py, || self.0.decrypt(blob, &context))?;
         Ok(bytes(py, &plaintext))
     }
 
@@ -885,7 +895,7 @@ impl PyModule_ {
         plaintext: bool,
     ) -> PyResult<(Option<Bound<'py, PyBytes>>, Bound<'py, PyBytes>)> {
         let key_id = array(key_id, "a key id")?;
-        let (key, sealed) = check(py, self.0.data_key(&key_id, length, &context))?;
+        let (key, sealed) = run_briefly(py, || self.0.data_key(&key_id, length, &context))?;
         Ok((plaintext.then(|| bytes(py, &key)), bytes(py, &sealed)))
     }
 
@@ -895,7 +905,7 @@ impl PyModule_ {
     }
 
     fn random<'py>(&self, py: Python<'py>, length: usize) -> PyResult<Bound<'py, PyBytes>> {
-        Ok(bytes(py, &check(py, self.0.random(length))?))
+        Ok(bytes(py, &run_briefly(py, || self.0.random(length))?))
     }
 
     #[expect(clippy::too_many_arguments, reason = "the parts of a request's scope")]
@@ -909,10 +919,9 @@ impl PyModule_ {
         string_to_sign: &[u8],
         signature: &str,
     ) -> PyResult<(String, &'static str)> {
-        let (user, role) = check(
-            py,
-            self.0.check_signature(access_key_id, date, region, service, string_to_sign, signature),
-        )?;
+        let (user, role) = run_briefly(py, || {
+            self.0.check_signature(access_key_id, date, region, service, string_to_sign, signature)
+        })?;
         Ok((user, role.as_str()))
     }
 

@@ -22,8 +22,10 @@ class CoreError(Exception):
 def build_info() -> dict[str, Any]:
     """`version` (str), `testing` (bool)."""
 
-def harden_process() -> None:
-    """No core dumps, not dumpable, secrets' memory locked. Raises `CoreError` (`memory_lock`)."""
+def harden_process() -> bool:
+    """No core dumps, not dumpable, secrets' memory locked. False when it could not be locked, and
+    QUORATE_ALLOW_UNLOCKED_MEMORY=1 allows that; else raises `CoreError` (`memory_lock`).
+    """
 
 def encode(value: object) -> bytes:
     """Canonical CBOR of None, bool, int ≥ 0, bytes, str and lists of these."""
@@ -222,6 +224,9 @@ class Module:
         """seconds_left (float), uses_left, seconds, uses."""
     def lock(self, domain: str) -> bool:
         """Drops the domain's lease now; True if there was one."""
+
+    def drop_uses(self) -> None:
+        """Erases leases, open sessions, signing keys and plans' keys: this process begins to stop."""
 
     # --- records (charters, access keys, KMS keys, aliases)
     def learn(self, statements: Sequence[bytes]) -> list[str]:

@@ -210,6 +210,18 @@ impl Module {
         self.with(|s, _| Ok(s.leases.remove(domain).is_some()))
     }
 
+    /// Erases all that is in use, as a process does when it begins to stop: leases, open sessions, signing keys,
+    /// the keys made for plans. What the vault can open again stays until the module is closed.
+    pub fn drop_uses(&self) -> Result<()> {
+        self.with(|s, _| {
+            s.leases.clear();
+            s.sessions.clear();
+            s.signing_keys.clear();
+            s.plans.clear();
+            Ok(())
+        })
+    }
+
     /// Makes every answer of this module carry a corrupted shard.
     #[cfg(feature = "testing")]
     pub fn corrupt_answers(&self, on: bool) -> Result<()> {

@@ -12,3 +12,4 @@ mod keys;
 mod messages;
 mod plans;
 mod sessions;
+mod stack;

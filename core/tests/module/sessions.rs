@@ -419,3 +419,17 @@ fn a_prepared_epoch_gives_no_shard() {
     let refusal = fleet.refusal(2, &grant);
     assert_eq!((refusal.reason.as_str(), refusal.index), ("not_a_member", index(2)));
 }
+
+#[test]
+fn a_module_that_begins_to_stop_drops_its_leases_and_sessions() {
+    let mut fleet = Fleet::ready();
+    let (_, got) = answers(&mut fleet);
+    for answer in &got {
+        fleet.node(1).receive(answer).expect("taken");
+    }
+    assert!(is_unlocked(&fleet, 1));
+    let (_, waiting) = answers(&mut fleet);
+    fleet.node(1).drop_uses().expect("dropped");
+    assert!(!is_unlocked(&fleet, 1));
+    refused(fleet.node(1).receive(&waiting[0]), Code::NoSession);
+}

@@ -6,7 +6,7 @@ Here: which group has which word. Not here: any command.
 import typer
 
 from quorate.cli import access, audit, domain, fleet, hub, node, operator
-from quorate.cli.options import EPILOG_WIDTH
+from quorate.cli.options import EPILOG_WIDTH, PLAIN_HELP
 
 app = typer.Typer(
     name="quorate",
@@ -15,6 +15,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=PLAIN_HELP,
     context_settings={"max_content_width": EPILOG_WIDTH},
 )
 fleet.register(app)

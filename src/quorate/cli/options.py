@@ -12,6 +12,8 @@ import typer
 from quorate.local.layout import Layout
 
 EPILOG_WIDTH = 110
+PLAIN_HELP = None
+"""Help as plain text: what draws frames around it takes longer to load than all else of `--help`."""
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -49,7 +51,9 @@ Passphrase = Annotated[
 
 def group(text: str) -> typer.Typer:
     """A group of commands with the help text `text`."""
-    return typer.Typer(help=text, no_args_is_help=True, pretty_exceptions_enable=False)
+    return typer.Typer(
+        help=text, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=PLAIN_HELP
+    )
 
 
 def example(text: str) -> str:

@@ -3,24 +3,25 @@
 Here: listening and stopping. Not here: HTTP, and what a request means (`quorate.kms`).
 """
 
-import asyncio
 import errno
+import logging
 import socket
 import ssl
 
-import aiofastnet
-
 from quorate.errors import BadInput, PortInUse
 from quorate.kms.app import KmsApp
-from quorate.kms.connection import Connections
+from quorate.kms.connection import HEAD_SECONDS, READ_SECONDS, Connections
+from quorate.wire.door import Door
 from quorate.wire.links import Address, TlsFiles
 
-_BACKLOG = 1024
+_HALF_OPEN = 256
+"""Connections before their first complete head; the oldest gives way."""
+
 _GRACE_SECONDS = 1.0
 """How long calls under way may take when the process stops."""
 
-_HANDSHAKE_SECONDS = 10.0
-_SHUTDOWN_SECONDS = 2.0
+
+_log = logging.getLogger(__name__)
 
 
 class KmsServer:
@@ -29,39 +30,31 @@ class KmsServer:
     def __init__(self, app: KmsApp, tls: TlsFiles) -> None:
         self._tls = tls
         self._connections = Connections(app)
-        self._server: asyncio.Server | None = None
+        self._door: Door | None = None
 
     @property
     def listening(self) -> bool:
-        return self._server is not None and self._server.is_serving()
+        return self._door is not None
 
     async def start(self, address: Address) -> None:
         """Raises `PortInUse`, `BadInput`."""
-        listener = _shared_socket(address)
-        try:
-            # Its TLS takes half of uvloop's time for each request.
-            self._server = await aiofastnet.create_server(
-                asyncio.get_running_loop(),
-                self._connections,
-                sock=listener,
-                backlog=_BACKLOG,
-                ssl=_context(self._tls),
-                ssl_handshake_timeout=_HANDSHAKE_SECONDS,
-                ssl_shutdown_timeout=_SHUTDOWN_SECONDS,
-            )
-        except OSError as why:
-            listener.close()
-            raise BadInput(
-                f"cannot listen on {address}: {why}", remedy="choose an address of this machine"
-            ) from why
+        door = Door(
+            _context(self._tls),
+            self._connections.make,
+            half_open=_HALF_OPEN,
+            seconds=HEAD_SECONDS,
+            on_refused=lambda why: _log.debug("a connection ended early: %s", why),
+        )
+        door.listen(_shared_socket(address))
+        self._door = door
         self._connections.start()
 
     async def stop(self) -> None:
         """Stops listening; calls under way have a moment to end."""
-        if self._server is None:
+        if self._door is None:
             return
-        self._server.close()
-        self._server = None
+        door, self._door = self._door, None
+        await door.close()
         await self._connections.stop(_GRACE_SECONDS)
 
 
@@ -71,6 +64,8 @@ def _shared_socket(address: Address) -> socket.socket:
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        # Connections inherit it: the kernel, too, gives up on a client that takes nothing of what it holds for it.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(READ_SECONDS * 1000))
         listener.bind((address.host, address.port))
         listener.setblocking(False)
     except OSError as why:

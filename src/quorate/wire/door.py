@@ -14,6 +14,8 @@ import socket
 import ssl
 from collections.abc import Callable
 
+import aiofastnet
+
 from quorate.errors import BadInput, PortInUse, QuorateError
 from quorate.wire.websocket import TLS_SHUTDOWN_SECONDS
 
@@ -62,10 +64,15 @@ class Door:
                 f"cannot listen on {host}:{port}: {why.strerror or why}",
                 remedy="choose an address of this machine",
             ) from why
+        self.listen(listener)
+        return int(listener.getsockname()[1])
+
+    def listen(self, listener: socket.socket) -> None:
+        """Listens on a socket that is bound. Raises `OSError`."""
+        listener.listen(_BACKLOG)
         listener.setblocking(False)
         self._listener = listener
         self._loop.add_reader(listener, self._accept)
-        return int(listener.getsockname()[1])
 
     async def close(self) -> None:
         """Stops listening and cuts off what is half-open; settled connections stay."""
@@ -128,7 +135,8 @@ class Door:
         transport: asyncio.Transport | None = None
         try:
             async with asyncio.timeout(self._seconds):
-                transport, _ = await self._loop.connect_accepted_socket(
+                transport, _ = await aiofastnet.connect_accepted_socket(
+                    self._loop,
                     lambda: self._protocol(settled),
                     sock,
                     ssl=self._context,
