@@ -41,7 +41,7 @@ contexts.
 """
 
 BODY_SECONDS = 10.0
-"""How long a body may take to arrive after its first part."""
+"""How long a body may take to arrive after its header."""
 
 _GUARDED_MAX = (
     1_000_000  # signatures of one kind remembered: 80 MB at most, 1,600 calls a second at the widest skew
@@ -248,30 +248,22 @@ async def _read_body(headers: tuple[tuple[bytes, bytes], ...], receive: Receive)
     for name, value in headers:
         if name == b"content-length" and value.isdigit() and int(value[:12]) > BODY_MAX:
             raise errors.too_large(BODY_MAX)
-    message = await receive()
-    if message["type"] != "http.request":
-        return None
-    body: bytes = message.get("body", b"")
-    if not message.get("more_body", False):
-        if len(body) > BODY_MAX:
-            raise errors.too_large(BODY_MAX)
-        return body
-    parts, size = [body], len(body)
+    parts: list[bytes] = []
+    size, more = 0, True
     try:
         async with asyncio.timeout(BODY_SECONDS):
-            while message.get("more_body", False):
-                if size > BODY_MAX:
-                    raise errors.too_large(BODY_MAX)
+            while more:
                 message = await receive()
                 if message["type"] != "http.request":
                     return None
                 parts.append(message.get("body", b""))
                 size += len(parts[-1])
+                if size > BODY_MAX:
+                    raise errors.too_large(BODY_MAX)
+                more = message.get("more_body", False)
     except TimeoutError:
         raise errors.too_slow(BODY_SECONDS) from None
-    if size > BODY_MAX:
-        raise errors.too_large(BODY_MAX)
-    return b"".join(parts)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 async def _send(send: Send, response: Response) -> None:

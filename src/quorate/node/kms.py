@@ -8,11 +8,10 @@ import socket
 import ssl
 
 from quorate.errors import BadInput, PortInUse
-from quorate.host.http_server import HttpServer
+from quorate.host.http_server import WRITE_SECONDS, HttpServer
 from quorate.kms.app import KmsApp
 from quorate.wire.links import Address, TlsFiles
 
-_BACKLOG = 1024
 _GRACE_SECONDS = 1
 """How long calls under way may take when the process stops."""
 
@@ -21,14 +20,7 @@ class KmsServer:
     """Listens from `start` to `stop`."""
 
     def __init__(self, app: KmsApp, tls: TlsFiles) -> None:
-        self._server = HttpServer(
-            app,
-            grace=_GRACE_SECONDS,
-            interface="asgi3",
-            timeout_keep_alive=75,
-            backlog=_BACKLOG,
-            ssl_context_factory=lambda _config, _default: _context(tls),
-        )
+        self._server = HttpServer(app, grace=_GRACE_SECONDS, tls=_context(tls), interface="asgi3")
 
     @property
     def listening(self) -> bool:
@@ -55,6 +47,8 @@ def _shared_socket(address: Address) -> socket.socket:
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        # Connections inherit it: the kernel, too, gives up on a client that takes nothing of what it holds for it.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(WRITE_SECONDS * 1000))
         listener.bind((address.host, address.port))
         listener.setblocking(False)
     except OSError as why:

@@ -1,4 +1,4 @@
-"""A TLS listener that strangers cannot exhaust.
+"""A listener, with TLS or without, that strangers cannot exhaust.
 
 Here: accepting; at most `half_open` connections that have not finished their handshakes (attack N62). When
 there are more, the oldest unfinished one gives way: an honest handshake takes milliseconds, a stalled one
@@ -13,6 +13,7 @@ import logging
 import socket
 import ssl
 from collections.abc import Callable
+from typing import Any
 
 from quorate.errors import BadInput, PortInUse, QuorateError
 from quorate.wire.websocket import TLS_SHUTDOWN_SECONDS
@@ -33,14 +34,20 @@ class Door:
 
     def __init__(
         self,
-        context: ssl.SSLContext,
+        context: ssl.SSLContext | None,
         protocol: Callable[[asyncio.Future[None]], asyncio.BaseProtocol],
         *,
         half_open: int,
         seconds: float,
         on_refused: Callable[[str], None],
     ) -> None:
-        self._context = context
+        self._tls: dict[str, Any] = {}
+        if context is not None:
+            self._tls = {
+                "ssl": context,
+                "ssl_handshake_timeout": seconds,
+                "ssl_shutdown_timeout": TLS_SHUTDOWN_SECONDS,
+            }
         self._protocol = protocol
         self._half_open = half_open
         self._seconds = seconds
@@ -62,10 +69,15 @@ class Door:
                 f"cannot listen on {host}:{port}: {why.strerror or why}",
                 remedy="choose an address of this machine",
             ) from why
+        self.listen(listener)
+        return int(listener.getsockname()[1])
+
+    def listen(self, listener: socket.socket) -> None:
+        """Listens on a socket that is bound. Raises `OSError`."""
+        listener.listen(_BACKLOG)
         listener.setblocking(False)
         self._listener = listener
         self._loop.add_reader(listener, self._accept)
-        return int(listener.getsockname()[1])
 
     async def close(self) -> None:
         """Stops listening and cuts off what is half-open; settled connections stay."""
@@ -131,9 +143,7 @@ class Door:
                 transport, _ = await self._loop.connect_accepted_socket(
                     lambda: self._protocol(settled),
                     sock,
-                    ssl=self._context,
-                    ssl_handshake_timeout=self._seconds,
-                    ssl_shutdown_timeout=TLS_SHUTDOWN_SECONDS,
+                    **self._tls,
                 )
                 await settled
         except TimeoutError:
