@@ -163,6 +163,7 @@ class Connection(asyncio.Protocol):
         self._answering: asyncio.Task[None] | None = None
         self._last = False
         """The connection ends with the answer under way."""
+        self._lingers = False
         self.deadline = math.inf  # the door bounds the time until it is settled
         self.waits_since = server.now()
 
@@ -304,7 +305,7 @@ class Connection(asyncio.Protocol):
     def _refuse(self, error: errors.KmsError) -> None:
         """Answers a request whose body is not read any further."""
         request = self._request(b"")
-        self._phase, self._last = _Phase.OVER, True
+        self._phase, self._last, self._lingers = _Phase.OVER, True, True
         self._answer(self._service.refuse(request, error))
 
     def _fault(self, status: HTTPStatus) -> None:
@@ -313,8 +314,9 @@ class Connection(asyncio.Protocol):
             self._last, self._phase = True, _Phase.OVER
             return
         self._phase = _Phase.OVER
+        self._lingers = status is HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
         self._send(Response(status.value, ((b"content-length", b"0"),), b""), last=True)
-        self._end(linger=status is HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+        self._end()
 
     async def _write(self, response: Coroutine[None, None, Response]) -> None:
         try:
@@ -331,7 +333,7 @@ class Connection(asyncio.Protocol):
         self.deadline = self.waits_since + IDLE_SECONDS
         self._send(answer, last=self._last)
         if self._last:
-            self._end(linger=self._phase is _Phase.OVER)
+            self._end()
         else:
             self._phase = _Phase.NOTHING
 
@@ -340,9 +342,8 @@ class Connection(asyncio.Protocol):
         end = _CLOSE if last else b""
         self._transport.write(b"".join((_STATUS_LINES[response.status], *lines, end, b"\r\n", response.body)))
 
-    def _end(self, *, linger: bool) -> None:
-        if linger:
-            self._phase = _Phase.OVER
+    def _end(self) -> None:
+        if self._lingers:
             self.deadline = self._server.now() + LINGER_SECONDS
         else:
             self._close()
