@@ -543,6 +543,11 @@ impl PyModule_ {
         Ok((from.to_string(), kind, bytes(py, &body)))
     }
 
+    fn peer_boot(&self, py: Python<'_>, peer: &str) -> PyResult<Option<u64>> {
+        let peer = node(py, peer)?;
+        check(py, self.0.peer_boot(&peer))
+    }
+
     fn verify<'py>(&self, py: Python<'py>, statement: &[u8]) -> PyResult<Bound<'py, PyAny>> {
         to_python(py, &run(py, || self.0.verify_view(statement))?)
     }

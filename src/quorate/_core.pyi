@@ -157,6 +157,8 @@ class Module:
     def seal(self, to: str, kind: str, body: bytes) -> bytes: ...
     def open_message(self, message: bytes) -> tuple[str, str, bytes]:
         """(sender, kind, body). Raises with a named reason for what is not for us, seen, or not verified."""
+    def peer_boot(self, peer: str) -> int | None:
+        """The boot number under which `peer` said hello last; None before it has."""
     def verify(self, statement: bytes) -> View:
         """A statement's view, its signature checked against the roster."""
 

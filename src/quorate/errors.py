@@ -83,6 +83,19 @@ class DataDirectoryMismatch(QuorateError):
         )
 
 
+class NewerFormat(QuorateError):
+    """A file that a later release has written, in a format that this one does not know."""
+
+    code = "newer_format"
+
+    def __init__(self, path: Path, *, found: object, reads: object) -> None:
+        super().__init__(
+            f"{path} was written by a newer Quorate: it has format {found}, and this build reads {reads}",
+            kept="nothing was changed",
+            remedy="install the release that wrote it, or a later one",
+        )
+
+
 class PortInUse(QuorateError):
     code = "port_in_use"
 

@@ -22,6 +22,11 @@ impl Module {
         self.with(|s, _| s.open_message(bytes))
     }
 
+    /// The boot number under which a peer said hello last; `None` before it has.
+    pub fn peer_boot(&self, peer: &NodeId) -> Result<Option<u64>> {
+        self.with(|s, _| Ok(s.peers.get(peer).map(Window::boot)))
+    }
+
     /// A statement's view, its signature checked against the roster or the operator key.
     pub fn verify_view(&self, bytes: &[u8]) -> Result<View> {
         self.with(|s, _| super::views::verified(s, bytes))

@@ -163,14 +163,17 @@ fn read_header(path: &Path) -> Result<Header> {
     if magic != MAGIC {
         return corrupt(path, "it is not a vault's header");
     }
-    if version != FORMAT {
+    if version > FORMAT {
         return fail(
             Code::VaultVersion,
             format!(
-                "{} is of format {version}, and this build reads format {FORMAT}; use the matching release",
+                "{} was written by a newer Quorate: it has format {version}, and this build reads format {FORMAT}; nothing was changed",
                 path.display()
             ),
         );
+    }
+    if version < FORMAT {
+        return corrupt(path, "no release has written this format");
     }
     let damaged = |_| corrupt(path, "it is damaged");
     let frame: Frame = decode(&bytes).or_else(damaged)?;

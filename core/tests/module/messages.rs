@@ -29,6 +29,19 @@ fn say(fleet: &Fleet, from: u8, to: u8) -> Vec<u8> {
 }
 
 #[test]
+fn a_peers_boot_number_is_known_from_its_hello_on_and_follows_its_restarts() {
+    let mut fleet = Fleet::founded();
+    let boot = |fleet: &Fleet| fleet.node(2).peer_boot(&node_id(1)).expect("open");
+    assert_eq!(boot(&fleet), None);
+    greet(&fleet, 1, 2);
+    let first = boot(&fleet).expect("greeted");
+    fleet.reopen(1);
+    assert_eq!(boot(&fleet), Some(first));
+    greet(&fleet, 1, 2);
+    assert_eq!(boot(&fleet), Some(first + 1));
+}
+
+#[test]
 fn n56_a_message_is_opened_once() {
     let fleet = greeted();
     let (first, second) = (say(&fleet, 1, 2), say(&fleet, 1, 2));

@@ -8,6 +8,9 @@ A log is a file of ASCII lines, each a JSON object and a newline:
 the line without `,"hash":"…"`, that is of its bytes before this member, and `}`. `event` maps names to
 strings, numbers, true, false, null, and lists of strings.
 
+This is format 1. Lines of a later format begin with `{"format":N,`, so that this build can name them; it neither
+continues nor checks them.
+
 The chain shows that a line was changed, removed or inserted. It cannot show that the end was cut off or
 written anew by someone who may write the file: for that, keep the last hash elsewhere.
 """

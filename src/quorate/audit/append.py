@@ -25,7 +25,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
 
-from quorate.errors import BadInput, StorageFailed
+from quorate.errors import BadInput, NewerFormat, StorageFailed
 
 Value = str | int | float | bool | None | list[str]
 
@@ -85,7 +85,7 @@ class AuditLog:
     def __init__(self, path: Path, *, now: Callable[[], datetime], storage: Storage | None = None) -> None:
         """Opens the log at `path`, or makes it (mode 0600). `now`: the wall clock, aware of its zone.
 
-        Raises `BadInput` when another process has it open, or when its end is not a valid chain;
+        Raises `BadInput` when another process has it open, or when its end is not a valid chain; `NewerFormat`;
         `StorageFailed` when the disk refuses.
         """
         self._path = path
@@ -232,12 +232,14 @@ def _recover(path: Path, fd: int) -> tuple[int, str, TornTail | None]:
     start = max(0, size - 2 * MAX_LINE)
     tail = os.pread(fd, size - start, start)
     whole = tail.rfind(b"\n") + 1
+    lines = tail[:whole].split(b"\n")[:-1]
+    if lines and (newer := re.match(rb'\{"format":([0-9]+)', lines[-1])):
+        raise NewerFormat(path, found=int(newer[1]), reads=1)
     torn = None
     if whole < len(tail):
         if len(tail) - whole >= MAX_LINE:
             raise _corrupt(path, "its end is no line")
         torn = _move_aside(path, fd, start + whole, tail[whole:])
-    lines = tail[:whole].split(b"\n")[:-1]
     if not lines:
         return 0, _GENESIS, torn
     return *_last(path, lines[-1]), torn

@@ -70,6 +70,10 @@ def _check(raw: bytes, number: int, before: str) -> tuple[str, str]:
         line = json.loads(raw.decode("ascii"), object_pairs_hook=_members)
     except (ValueError, RecursionError):
         raise _Misfit("the line is not ASCII text of one JSON object") from None
+    if isinstance(line, dict) and list(line)[:1] == ["format"]:
+        raise _Misfit(
+            f"it was written by a newer Quorate, in format {line['format']}: verify it with that release"
+        )
     if not isinstance(line, dict) or list(line) != _MEMBERS:
         raise _Misfit(f"the members are not {', '.join(_MEMBERS)}")
     if type(line["seq"]) is not int or line["seq"] != number:

@@ -1,6 +1,7 @@
 """`quorate hub`: the HSM Management Hub's own machine."""
 
 import asyncio
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -53,6 +54,57 @@ def init(
         )
     )
     result({"fleet": key.fleet.hex()}, as_json=json, text=f"hub of fleet {key.fleet.hex()} in {data / 'hub'}")
+
+
+@command(app, "backup", "quorate hub backup /var/backups/quorate/2026-01-31.backup")
+def backup(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Where to; there must be no such file.")],
+    data: Data = DEFAULT_DATA,
+    json: Json = False,
+) -> None:
+    """Back up the hub's database into one file, while the hub serves or not."""
+    from quorate.hub.backup import backup as write
+
+    made = write(data.absolute(), file.absolute(), now=datetime.now(UTC))
+    size = file.stat().st_size
+    told = {
+        "file": str(file),
+        "bytes": size,
+        "fleet": made.fleet.hex(),
+        "time": made.time,
+        "schema": made.schema,
+    }
+    result(
+        told,
+        as_json=json,
+        text=f"{file}: {size} bytes, the hub of fleet {made.fleet.hex()} as of {made.time}\n"
+        "It does not hold the module's vault: keep a copy of that too (docs/operations.md).",
+    )
+
+
+@command(app, "restore", "quorate hub restore /var/backups/quorate/2026-01-31.backup")
+def restore(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A file that `quorate hub backup` made.")],
+    data: Data = DEFAULT_DATA,
+    json: Json = False,
+) -> None:
+    """Put the database of a backup in place of the hub's, which must be stopped; the earlier one is kept."""
+    from quorate.hub.backup import restore as put_back
+
+    done = put_back(data.absolute(), file.absolute(), now=datetime.now(UTC))
+    told = {
+        "fleet": done.header.fleet.hex(),
+        "time": done.header.time,
+        "kept": None if done.kept is None else str(done.kept),
+        "added": list(done.added),
+    }
+    lines = [f"the hub's database is that of {done.header.time}"]
+    if done.kept is not None:
+        lines.append(f"the earlier one is kept in {done.kept}; remove it once the fleet serves")
+    if done.added:
+        lines.append(f"put back, since missing: {', '.join(done.added)}")
+    lines.append("now start the hub (`quorate up`, or `quorate hub serve`)")
+    result(told, as_json=json, text="\n".join(lines))
 
 
 @command(app, "serve", "quorate hub serve --data /var/lib/quorate")

@@ -46,17 +46,24 @@ class Certificates:
         spki = _core.write_tls_key(self.files.key)
         replace_file(self.authority, authority)
         replace_file(self.files.roots, ssl.DER_cert_to_PEM_cert(tls_root).encode())
-        self._write_leaf(module, names, spki, authority)
+        self._write_leaf(module, names, spki, authority, time.time())
 
     def renew_when_due(self, module: _core.Module, names: Sequence[str], now: float) -> bool:
         """Certifies the same key anew if less than a third of the leaf's time is left at `now` (unix seconds);
-        true if it did.
+        makes a new key where key or leaf are missing. True if it did either.
 
         Raises `BadInput` when the files cannot be read.
         """
         try:
-            leaf = x509.load_pem_x509_certificate(self.files.cert_chain.read_bytes())
             authority = self.authority.read_bytes()
+            if not (self.files.cert_chain.exists() and self.files.key.exists()):
+                self.files.cert_chain.unlink(
+                    missing_ok=True
+                )  # first: a leaf never stands beside another's key
+                self.files.key.unlink(missing_ok=True)
+                self._write_leaf(module, names, _core.write_tls_key(self.files.key), authority, now)
+                return True
+            leaf = x509.load_pem_x509_certificate(self.files.cert_chain.read_bytes())
         except (OSError, ValueError) as why:
             raise BadInput(
                 f"the TLS files in {self.path} cannot be read: {why}",
@@ -66,12 +73,14 @@ class Certificates:
         at = datetime.fromtimestamp(now, UTC)
         if begins <= at and (ends - at) * 3 >= ends - begins:
             return False
-        self._write_leaf(module, names, _spki(leaf), authority)
+        self._write_leaf(module, names, _spki(leaf), authority, now)
         return True
 
-    def _write_leaf(self, module: _core.Module, names: Sequence[str], spki: bytes, authority: bytes) -> None:
-        now = int(time.time())
-        leaf = module.certify_tls(spki, names=names, not_before=now - _SKEW, not_after=now + LIFETIME)
+    def _write_leaf(
+        self, module: _core.Module, names: Sequence[str], spki: bytes, authority: bytes, now: float
+    ) -> None:
+        at = int(now)
+        leaf = module.certify_tls(spki, names=names, not_before=at - _SKEW, not_after=at + LIFETIME)
         chain = ssl.DER_cert_to_PEM_cert(leaf) + ssl.DER_cert_to_PEM_cert(authority)
         replace_file(self.files.cert_chain, chain.encode(), 0o644)
 

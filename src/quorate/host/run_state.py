@@ -8,6 +8,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+FORMAT = 1
+"""The version of the file; the first release wrote none."""
+
 
 class RunState:
     """One file, replaced in one step. What a crash leaves names a process that is gone."""
@@ -21,7 +24,7 @@ class RunState:
         if self._written is not None and _steady(self._written) == _steady(state):
             return
         fresh = self._path.with_name(self._path.name + ".new")
-        fresh.write_text(json.dumps(state) + "\n")
+        fresh.write_text(json.dumps({"format": FORMAT, **state}) + "\n")
         fresh.replace(self._path)
         self._written = state
 

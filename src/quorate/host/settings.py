@@ -10,7 +10,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from quorate.errors import BadInput, DataDirectoryMismatch
+from quorate.errors import BadInput
+from quorate.host import formats
 from quorate.host.files import replace_file
 
 if TYPE_CHECKING:
@@ -24,7 +25,8 @@ T = TypeVar("T")
 def read(path: Path, make: Callable[[Mapping[str, Any]], T], *, absent: BadInput, remedy: str) -> T:
     """What `make` makes of the file's members. `remedy`: what to do when the file is damaged.
 
-    Raises `absent` when there is no file, `DataDirectoryMismatch` for another format, else `BadInput`.
+    Raises `absent` when there is no file, `NewerFormat`, `DataDirectoryMismatch` for another format, else
+    `BadInput`.
     """
     try:
         found = json.loads(path.read_bytes())
@@ -33,8 +35,7 @@ def read(path: Path, make: Callable[[Mapping[str, Any]], T], *, absent: BadInput
         raise absent from why
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as why:
         raise BadInput(f"{path} cannot be read: {why}", remedy=remedy) from why
-    if version != FORMAT:
-        raise DataDirectoryMismatch(path.parent, found=f"format {version}", wanted=f"format {FORMAT}")
+    formats.check(path, version, FORMAT)
     try:
         return make(found)
     except (KeyError, TypeError, ValueError) as why:

@@ -1,6 +1,7 @@
 """Epoch changes carried out: `protocol/epoch_change` decides, the module plans and deals, the database keeps.
 
-Here: one attempt for each domain at a time, its steps in order, its resumption after a restart.
+Here: one attempt for each domain at a time, its steps in order, its resumption after a restart; epochs that its
+members show a hub whose database is older.
 Not here: any decision; who may be in a committee beyond the charter (every module checks it).
 """
 
@@ -27,6 +28,8 @@ from quorate.store.database import AttemptRow, Database, current_epochs, highest
 from quorate.wire.links import LinkDown
 
 _log = logging.getLogger(__name__)
+
+_CONFIGURATION = "quorate/v1/epoch/configuration"
 
 
 class EpochAborted(QuorateError):
@@ -120,6 +123,8 @@ class Epochs:
         self._running: dict[DomainId, _Running] = {}
         self._planning: set[DomainId] = set()
         self._burnt: dict[str, int] = {}
+        self._loaded = False
+        self._shown: dict[bytes, set[int]] = {}
         self.domains: dict[DomainId, Domain] = {}
 
     def register(self, dispatch: Dispatch) -> None:
@@ -127,6 +132,7 @@ class Epochs:
         dispatch.on("epoch/prepared", 1, self._on_prepared, hub_only=False)
         dispatch.on("epoch/activated", 1, self._on_activated, hub_only=False)
         dispatch.on("epoch/refused", 4, self._on_refused, hub_only=False)
+        dispatch.on("epoch/current", 1, self._on_current, hub_only=False)
 
     async def load(self) -> None:
         """Takes up what the database holds: committed epochs, and attempts that a restart cut short."""
@@ -137,6 +143,9 @@ class Epochs:
         for row in rows:
             if row.phase in ("planned", "dealt", "committed"):
                 await self._resume(row)
+        self._loaded = True
+        for configuration in list(self._shown):
+            await self._adopt(configuration)
 
     @property
     def creating(self) -> frozenset[DomainId]:
@@ -261,6 +270,53 @@ class Epochs:
         names = tuple(str(name) for name in culprits)
         event = change.RefusedCame(sender, bytes(plan_hash), str(code), str(reason)[:512], names)
         self._feed(self._with_plan(bytes(plan_hash)), event)
+
+    async def _on_current(self, sender: NodeId, fields: Fields) -> None:
+        """A node shows the configuration of an epoch that is current in it: it has seen the commit's certificate."""
+        configuration = bytes(fields[0])
+        plan = self._plan_of(configuration)
+        shown = self._shown.setdefault(configuration, set())
+        shown |= {index for index, node in _seats(plan) if node == sender}
+        if self._loaded:
+            await self._adopt(configuration)
+
+    def _plan_of(self, configuration: bytes) -> dict[str, Any]:
+        """The plan of a configuration, both signed by this hub."""
+        seen = self._hsm.module.verify(configuration)
+        if seen["label"] != _CONFIGURATION or seen["signer"] != HUB.value:
+            raise Dropped("not_authorized", "this is no configuration of the hub")
+        return self._hsm.module.verify(seen["plan"])
+
+    async def _adopt(self, configuration: bytes) -> None:
+        """Takes up a committed epoch that the database, an older copy, does not have.
+
+        k indices must show it: fewer may lie, and one that does not has checked its certificate. What is known
+        already, or is being made, needs none.
+        """
+        seen, plan = _core.view(configuration), self._plan_of(configuration)
+        domain, epoch = DomainId(seen["domain"]), int(seen["epoch"])
+        known = self.domains.get(domain)
+        if domain in self._running or domain in self._planning or (known and known.epoch >= epoch):
+            return
+        charter = self._charter(domain)
+        if charter is None or len(self._shown[configuration]) < plan["threshold"]:
+            return
+        self._planning.add(domain)
+        try:
+            await self._journal.epoch(domain, epoch, "adopted", "")
+            columns = {"plan": seen["plan"], "charter": charter, "configuration": configuration}
+            await self._database.put_attempt(domain.value, epoch, phase="closed", reason="", **columns)
+        finally:
+            self._planning.discard(domain)
+        _log.warning("epoch %d of %s was not in the database; its members have shown it", epoch, domain)
+        self._burnt[domain.value] = max(epoch, self._burnt.get(domain.value, 0))
+        self._commit(domain.value, configuration)
+
+    def _charter(self, domain: DomainId) -> bytes | None:
+        for statement in self._hsm.module.records("charter"):
+            if _core.view_approved(statement)["domain"] == domain.value:
+                return statement
+        return None
 
     def _with_plan(self, plan_hash: bytes) -> _Running:
         for running in self._running.values():

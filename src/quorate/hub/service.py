@@ -65,8 +65,15 @@ async def serve(data: Path, *, log: Path | None = None, passphrase_file: Path | 
         fleet = module.fleet
         if fleet is None:
             raise BadInput("this module belongs to no fleet", remedy="run `quorate hub init` again")
+        if not directory.database.exists():
+            raise BadInput(
+                f"the hub's database {directory.database} is missing",
+                remedy="restore it from a backup (`quorate hub restore FILE`); without one, see docs/operations.md",
+            )
         database = await Database.open(directory.database, fleet)
-        term = await database.raise_term()
+        term = await database.raise_term(
+            at_least=module.boot
+        )  # the vault knows of every start, an old copy does not
         return await Hub(directory, settings, hsm, audit, database, term).run()
     finally:
         if database is not None:

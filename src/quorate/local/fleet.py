@@ -123,6 +123,7 @@ class _StartUp:
                 await _all(self._enroll(key, name, prints, address) for name, prints in modules.items())
                 done(f"{len(modules)}, each entry signed by the operator key")
         await _all(self._start_node(name) for name in self.shape.node_names)
+        await self._until_heard()
         await self._domain(key)
         await self._access(key)
         async with self._step("KMS endpoint serves") as done:
@@ -264,6 +265,21 @@ class _StartUp:
         for node in self.started:
             if node.name == name:
                 await processes.until_ready(node, lambda run: bool(run["kms"]), deadline=self._deadline)
+
+    async def _until_heard(self) -> None:
+        """Until the hub counts every node live: a node knows of its link before the hub has heard of the node.
+
+        Then the hub has also taken up what its database lacked and they have shown it.
+        """
+        while True:
+            live = {node["name"] for node in (await self._hub.status())["nodes"] if node["live"]}
+            silent = [name for name in self.shape.node_names if name not in live]
+            if not silent:
+                return
+            if time.monotonic() > self._deadline:
+                told = f"has not heard of {', '.join(silent)}"
+                raise processes.StartFailed("hub", told, self.layout.log("hub"))
+            await asyncio.sleep(0.02)
 
     async def _until_live(self) -> None:
         """Until the hub counts every holder of the domain live: then any quorum can be asked."""

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from quorate.errors import BadInput, QuorateError
+from quorate.host import formats, run_state
 from quorate.local.layout import Layout, read_json
 
 Run = dict[str, Any]
@@ -77,11 +78,15 @@ def running(directory: Path) -> Run | None:
 
 def _read_run(directory: Path) -> Run | None:
     """None also for a file that a power failure left empty: no process of before that is alive."""
+    path = directory / "run.json"
     try:
-        run = read_json(directory / "run.json")
+        run = read_json(path)
     except BadInput:
         return None
-    return run if run is not None and isinstance(run.get("pid"), int) else None
+    if run is None:
+        return None
+    formats.check(path, run.get("format", run_state.FORMAT), run_state.FORMAT)
+    return run if isinstance(run.get("pid"), int) else None
 
 
 def _is_ours(pid: int, written: float) -> bool:

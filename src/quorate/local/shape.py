@@ -10,7 +10,8 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from quorate.errors import BadInput, DataDirectoryMismatch, QuorateError
+from quorate.errors import BadInput, QuorateError
+from quorate.host import formats
 from quorate.local.layout import Layout, read_json, write_json
 
 FORMAT = 1
@@ -62,14 +63,11 @@ class Shape:
 
 
 def read_shape(layout: Layout) -> Shape | None:
-    """The shape in `fleet.json`, None without one. Raises `DataDirectoryMismatch`, `BadInput`."""
+    """The shape in `fleet.json`, None without one. Raises `NewerFormat`, `DataDirectoryMismatch`, `BadInput`."""
     found = read_json(layout.shape)
     if found is None:
         return None
-    if found.get("format") != FORMAT:
-        raise DataDirectoryMismatch(
-            layout.data, found=f"a fleet of format {found.get('format')}", wanted=f"format {FORMAT}"
-        )
+    formats.check(layout.shape, found.get("format"), FORMAT)
     try:
         return Shape(**{field: found[field] for field in Shape.__dataclass_fields__})
     except (KeyError, TypeError) as why:

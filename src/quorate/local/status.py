@@ -11,10 +11,14 @@ from typing import Any
 from quorate import _core
 from quorate.client import AdminClient
 from quorate.errors import BadInput, HubUnreachable
+from quorate.host import formats
 from quorate.local.layout import Layout, in_order, read_json, write_json
 from quorate.local.processes import Run, running
 
 Status = dict[str, Any]
+
+DOMAINS_FORMAT = 1
+"""The version of `domains.json`."""
 
 
 async def status(layout: Layout) -> Status:
@@ -29,7 +33,7 @@ async def status(layout: Layout) -> Status:
     runs = {name: running(layout.node(name)) for name in names}
     said = await _hub_says(layout) if hub_run else None
     if said is not None:
-        write_json(layout.domains, {"format": 1, "domains": said["domains"]})
+        write_json(layout.domains, {"format": DOMAINS_FORMAT, "domains": said["domains"]})
     return compose(layout, hub_run, runs, said)
 
 
@@ -49,7 +53,8 @@ def compose(
     layout: Layout, hub_run: Run | None, runs: Mapping[str, Run | None], said: Mapping[str, Any] | None
 ) -> Status:
     """Pure: `runs` has every node of this machine, None for one that does not run."""
-    last = read_json(layout.domains) or {}
+    last = read_json(layout.domains) or {"format": DOMAINS_FORMAT}
+    formats.check(layout.domains, last.get("format"), DOMAINS_FORMAT)
     fleet = said["fleet"] if said else _fleet(layout)
     nodes = _nodes(layout, runs, said)
     domains = said["domains"] if said else _domains(last.get("domains", []), nodes, runs)

@@ -12,7 +12,7 @@ from quorate import _core
 from quorate.host.dispatch import Dispatch, Fields
 from quorate.host.fleet import Fleet
 from quorate.hsm import Hsm
-from quorate.ids import DomainId, Epoch, NodeId
+from quorate.ids import HUB, DomainId, Epoch, NodeId
 from quorate.node.journal import Journal
 from quorate.protocol import member
 from quorate.wire.links import LinkDown
@@ -61,6 +61,13 @@ class Epochs:
             committee = frozenset(NodeId(seat["node"]) for seat in plan["committee"])
             found[domain] = Current(domain, number, epoch["configuration"], committee)
         self.current = found
+
+    def show(self) -> None:
+        """Shows the hub what is current here: its database may be an older copy, without these epochs."""
+        for epoch in self._hsm.module.epochs():
+            current = self.current.get(DomainId(epoch["domain"]))
+            if current is not None and current.configuration == epoch["configuration"]:
+                self._fleet.post(HUB, "epoch/current", epoch["statement"])
 
     async def _on_plan(self, _sender: NodeId, fields: Fields) -> None:
         plan, charter = fields

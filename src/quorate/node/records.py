@@ -3,8 +3,8 @@
 Here: the order, what is known (by its public view), and who waits for a proposal's result.
 Not here: whether a record is good (the module verifies each), sequence numbers (the hub gives them).
 
-The sequence begins at 0 with the process, so that the hub shows every record again: what the vault holds is
-known to be complete then, whatever a crash or an older copy of it left out.
+The sequence begins at 0 with the process, and with each start of the hub, so that the hub shows every record
+again: what the vault holds is known to be complete then, whatever a crash or an older copy, here or there, left out.
 """
 
 import asyncio
@@ -83,6 +83,10 @@ class Records:
     def register(self, dispatch: Dispatch) -> None:
         dispatch.on("record/sync", 3, self._on_sync, queued=True)
         dispatch.on("record/result", 4, self._on_result, queued=True)
+
+    def begin_again(self) -> None:
+        """The hub has started anew, perhaps with an older copy of its order: its numbers are others now."""
+        self.sequence = 0
 
     async def propose(self, statement: bytes, token: str) -> Result:
         """Asks the hub to put `statement` in order; when it has, it is known here too.

@@ -103,6 +103,7 @@ class Node:
         self._stop = asyncio.Event()
         self._changed = asyncio.Event()
         self._failed = False
+        self._hub_boot: int | None = None
         self._started = time.monotonic()
         module = hsm.module
         self._info = module.verify(directory.fleet_info.read_bytes())
@@ -254,6 +255,11 @@ class Node:
     def _on_greeted(self, peer: NodeId) -> None:
         _log.info("%s is connected", peer)
         if peer == HUB:
+            boot = self._hsm.module.peer_boot(HUB.value)
+            if boot != self._hub_boot:
+                self._hub_boot = boot
+                self._records.begin_again()
+                self._epochs.show()
             self._changed.set()
 
     def _on_lost(self, peer: NodeId) -> None:

@@ -22,7 +22,7 @@ from sqlalchemy import Connection, delete, event, func, insert, select, update
 from sqlalchemy.exc import DatabaseError, IntegrityError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from quorate.errors import BadInput, DataDirectoryMismatch, StorageFailed
+from quorate.errors import BadInput, DataDirectoryMismatch, NewerFormat, StorageFailed
 from quorate.store.schema import attempts, enrolments, meta, records, spent, tokens
 
 SPENT_SECONDS = 600
@@ -93,8 +93,8 @@ class Database:
     async def open(cls, path: Path, fleet: bytes) -> "Database":
         """Opens or makes the database at `path`, and brings it to this version's schema.
 
-        Raises `BadInput` for a file that is no database or of a later version, `DataDirectoryMismatch` for
-        another fleet's, `StorageFailed` when the disk refuses. A crash leaves the schema before or after.
+        Raises `BadInput` for a file that is no database, `NewerFormat`, `DataDirectoryMismatch` for another
+        fleet's, `StorageFailed` when the disk refuses. A crash leaves the schema before or after.
         """
         if not path.exists():
             path.touch(mode=0o600)
@@ -116,7 +116,8 @@ class Database:
                 raise StorageFailed(path, str(why.orig)) from why
             reason = why.orig if isinstance(why, OperationalError) else "it is damaged, or no database"
             raise BadInput(
-                f"{path} cannot be used: {reason}", remedy="restore it from a backup of the hub"
+                f"{path} cannot be used: {reason}",
+                remedy="restore it from a backup (`quorate hub restore FILE`)",
             ) from why
         except BaseException:
             await database.close()
@@ -124,16 +125,9 @@ class Database:
         return database
 
     def _migrate(self, connection: Connection) -> None:
-        config = Config()
-        config.set_main_option("script_location", str(_MIGRATIONS))
+        config = _alembic()
         config.attributes["connection"] = connection
-        known = {revision.revision for revision in ScriptDirectory.from_config(config).walk_revisions()}
-        current = MigrationContext.configure(connection).get_current_revision()
-        if current is not None and current not in known:
-            raise BadInput(
-                f"{self._path} was written by a later version of quorate (schema {current})",
-                remedy="run that version, or restore an older copy",
-            )
+        check_schema(self._path, MigrationContext.configure(connection).get_current_revision())
         command.upgrade(config, "head")
 
     async def close(self) -> None:
@@ -167,11 +161,11 @@ class Database:
             await connection.execute(delete(meta).where(meta.c.name == name))
             await connection.execute(insert(meta).values(name=name, value=value))
 
-    async def raise_term(self) -> int:
-        """A term above every earlier one; returns it."""
+    async def raise_term(self, at_least: int = 1) -> int:
+        """A term above every earlier one; returns it. `at_least`: for a database that does not know the last ones."""
         async with self._writing() as connection:
             found = await connection.scalar(select(meta.c.value).where(meta.c.name == "term"))
-            term = int.from_bytes(found or b"") + 1
+            term = max(int.from_bytes(found or b"") + 1, at_least)
             await connection.execute(delete(meta).where(meta.c.name == "term"))
             await connection.execute(insert(meta).values(name="term", value=term.to_bytes(8)))
             return term
@@ -314,6 +308,19 @@ class Database:
         async with self._engine.connect() as connection:
             query = select(attempts).order_by(attempts.c.domain, attempts.c.epoch)
             return [AttemptRow(**row._mapping) for row in await connection.execute(query)]
+
+
+def _alembic() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(_MIGRATIONS))
+    return config
+
+
+def check_schema(path: Path, found: str | None) -> None:
+    """Raises `NewerFormat` for a schema that this build does not know; None, of an empty file, is fine."""
+    known = [step.revision for step in ScriptDirectory.from_config(_alembic()).walk_revisions()]
+    if found is not None and found not in known:
+        raise NewerFormat(path, found=f"schema {found}", reads=f"schema {known[0]}")
 
 
 def _on_connect(connection: Any, _record: object) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from quorate.audit.append import MAX_ITEMS, MAX_NAMES, MAX_TEXT, AuditLog, Disk, Storage
 from quorate.audit.verify import verify
-from quorate.errors import BadInput, StorageFailed
+from quorate.errors import BadInput, NewerFormat, StorageFailed
 
 
 def now() -> datetime:
@@ -384,3 +384,17 @@ def test_n85_record_with_anything_but_plain_short_values_is_refused(
 
     with_log(tmp_path / "audit.log", use)
     assert verify(tmp_path / "audit.log").lines == 1
+
+
+def test_a_log_of_a_newer_format_is_not_continued_and_left_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "audit.log"
+    content = b'{"format":2,"seq":1}\n{"format":2,"seq":2'  # and an unfinished line
+    path.write_bytes(content)
+
+    async def main() -> None:
+        AuditLog(path, now=now)
+
+    with pytest.raises(NewerFormat, match="newer Quorate: it has format 2"):
+        asyncio.run(main())
+    assert path.read_bytes() == content
+    assert list(tmp_path.iterdir()) == [path]

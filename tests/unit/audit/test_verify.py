@@ -34,6 +34,13 @@ def breach_of(path: Path, lines: list[bytes]) -> tuple[int, int, str] | None:
     return None if breach is None else (breach.line, breach.offset, breach.reason)
 
 
+def test_a_line_of_a_newer_format_is_named(tmp_path: Path) -> None:
+    newer = b'{"format":2,"seq":4}\n'
+    breach = breach_of(tmp_path / "audit.log", [*sample(), newer])
+    assert breach is not None and breach[0] == 4
+    assert "newer Quorate, in format 2" in breach[2]
+
+
 def test_good_log_is_reported_whole(tmp_path: Path) -> None:
     path = tmp_path / "audit.log"
     lines = sample()

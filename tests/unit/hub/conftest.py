@@ -80,6 +80,8 @@ class Parts:
     committed: list[Domain] = field(default_factory=list)
     rosters: int = 0
     strangers: list[str] = field(default_factory=list)
+    olders: list[Database] = field(default_factory=list)
+    """Further databases that a test opened."""
     now: float = 0.0
     wall: float = float(NOW)
     """The wall clock, in seconds since 1970."""
@@ -194,7 +196,8 @@ async def _with_parts(directory: Path, work: Work) -> None:
         for running in epochs._running.values():
             if running.wake is not None:
                 running.wake.cancel()
-        await database.close()
+        for opened in (database, *parts.olders):
+            await opened.close()
         audit.close()
         for module in parts.modules.values():
             module.close()

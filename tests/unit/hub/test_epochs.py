@@ -4,12 +4,14 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from tests.unit.hub.members import NAMES, Members, create, enrol_all
+from tests.unit.hub.members import NAMES, TWO_OF_THREE, Members, create, enrol_all
 
 from quorate import _core
 from quorate.errors import BadInput
+from quorate.host.dispatch import Dropped
 from quorate.hub.epochs import DomainExists, EpochAborted, Epochs, NotEnoughHolders
 from quorate.ids import DomainId, NodeId
+from quorate.store.database import Database
 
 Run = Callable[[Any], None]
 
@@ -166,5 +168,99 @@ def test_n92_threshold_below_the_charters_floor_is_refused(with_hub: Run) -> Non
         with pytest.raises(_core.CoreError):  # and the domain is not stuck as "being created"
             await create(hub, charter)
         assert await hub.database.attempts() == []
+
+    with_hub(work)
+
+
+# A database that is older than the fleet.
+
+
+async def with_an_older_database(hub: Any, domain: str = "payroll") -> tuple[Epochs, bytes]:
+    """The domain is committed; then the hub's part as it starts with an empty database. Also the configuration."""
+    await enrol_all(hub)
+    for name in NAMES:
+        hub.heartbeat(name, sequence=1 << 30)
+    charter = hub.charter(domain, *NAMES)
+    await hub.records.add(charter, by="operator")
+    creating = create(hub, charter)
+    await Members(hub).run_until(creating)
+    await creating
+    await hub.fleet.settle()
+    (held,) = hub.modules["a"].epochs()
+    older = await Database.open(hub.directory / "older.db", hub.operator.fleet)
+    hub.olders.append(older)
+    journal = hub.enrolments._journal
+    return Epochs(hub.hsm, hub.fleet, journal, older, hub.nodes, hub.committed.append), held["statement"]
+
+
+def test_an_epoch_that_k_members_show_is_adopted_and_survives_a_restart(with_hub: Run) -> None:
+    async def work(hub: Any) -> None:
+        epochs, configuration = await with_an_older_database(hub)
+        await epochs.load()
+        before = len(hub.committed)
+        await epochs._on_current(NodeId("a"), [configuration])
+        await epochs._on_current(NodeId("a"), [configuration])
+        assert DomainId("payroll") not in epochs.domains, "one member is no proof"
+        await epochs._on_current(NodeId("c"), [configuration])
+        adopted = epochs.domains[DomainId("payroll")]
+        assert adopted == hub.epochs.domains[DomainId("payroll")]
+        assert hub.committed[before:] == [adopted]
+        await epochs._on_current(NodeId("b"), [configuration])
+        assert hub.committed[before:] == [adopted], "once"
+        assert "epoch" in hub.audited()
+
+        again = Epochs(
+            hub.hsm, hub.fleet, hub.enrolments._journal, hub.olders[0], hub.nodes, hub.committed.append
+        )
+        await again.load()
+        assert again.domains[DomainId("payroll")] == adopted
+        with pytest.raises(DomainExists):
+            again.check_creation(hub.charter("payroll", *NAMES), TWO_OF_THREE, None)
+
+    with_hub(work)
+
+
+def test_what_is_shown_before_the_database_is_read_counts_afterwards(with_hub: Run) -> None:
+    async def work(hub: Any) -> None:
+        epochs, configuration = await with_an_older_database(hub)
+        for name in ("a", "b"):
+            await epochs._on_current(NodeId(name), [configuration])
+        assert not epochs.domains
+        await epochs.load()
+        assert DomainId("payroll") in epochs.domains
+
+    with_hub(work)
+
+
+def test_what_the_database_knows_is_not_adopted_again(with_hub: Run) -> None:
+    async def work(hub: Any) -> None:
+        _, configuration = await with_an_older_database(hub)
+        (before,) = await hub.database.attempts()
+        committed = list(hub.committed)
+        for name in NAMES:
+            await hub.epochs._on_current(NodeId(name), [configuration])
+        assert await hub.database.attempts() == [before]
+        assert hub.committed == committed
+
+    with_hub(work)
+
+
+def test_a_configuration_that_the_hub_did_not_sign_is_not_counted(with_hub: Run) -> None:
+    async def work(hub: Any) -> None:
+        epochs, configuration = await with_an_older_database(hub)
+        await epochs.load()
+        forged = bytearray(configuration)
+        forged[-1] ^= 1
+        (held,) = hub.modules["a"].epochs()
+        receipt = hub.modules["a"].prepare(held["statement"], [], [])[0]
+        for name in NAMES:
+            with pytest.raises(_core.CoreError):
+                await epochs._on_current(NodeId(name), [bytes(forged)])
+            with pytest.raises(Dropped):
+                await epochs._on_current(NodeId(name), [receipt])
+        for stranger in ("hub", "nobody"):  # who holds no index of it
+            await epochs._on_current(NodeId(stranger), [configuration])
+        await epochs._on_current(NodeId("a"), [configuration])
+        assert not epochs.domains
 
     with_hub(work)

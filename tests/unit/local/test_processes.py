@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from quorate.errors import QuorateError
+from quorate.errors import NewerFormat, QuorateError
 from quorate.local.processes import StartFailed, kill, log_tail, only_one, running, stop
 
 
@@ -18,6 +18,11 @@ def write(directory: Path, text: str) -> Path:
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"pid": "7"}', json.dumps({"pid": 2**22 + 1})])
 def test_what_names_no_living_process_is_down(text: str, tmp_path: Path) -> None:
     assert running(write(tmp_path, text)) is None
+
+
+def test_a_run_file_of_a_newer_format_is_named(tmp_path: Path) -> None:
+    with pytest.raises(NewerFormat, match="newer Quorate"):
+        running(write(tmp_path, json.dumps({"format": 2, "pid": 1})))
 
 
 def test_a_strangers_process_is_never_signalled(tmp_path: Path) -> None:

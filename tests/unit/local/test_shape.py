@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from quorate.errors import BadInput, DataDirectoryMismatch
+from quorate.errors import BadInput, DataDirectoryMismatch, NewerFormat
 from quorate.local.layout import Layout, in_order
 from quorate.local.shape import DEFAULT, ShapeChanged, Wanted, read_shape, settle, write_shape
 
@@ -63,7 +63,7 @@ def test_another_format_is_refused(tmp_path: Path) -> None:
     layout = Layout.at(tmp_path)
     write_shape(layout, DEFAULT)
     layout.shape.write_text(json.dumps(json.loads(layout.shape.read_text()) | {"format": 2}))
-    with pytest.raises(DataDirectoryMismatch):
+    with pytest.raises(NewerFormat, match="written by a newer Quorate"):
         read_shape(layout)
 
 

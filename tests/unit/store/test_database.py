@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from alembic import op
 
-from quorate.errors import BadInput, DataDirectoryMismatch, StorageFailed
+from quorate.errors import BadInput, DataDirectoryMismatch, NewerFormat, StorageFailed
 from quorate.store.database import (
     SPENT_SECONDS,
     Conflict,
@@ -88,11 +88,20 @@ def test_database_of_a_later_version_is_refused_and_left_alone(path: Path) -> No
     with sqlite3.connect(path) as plain:
         plain.execute("UPDATE alembic_version SET version_num = '9999'")
     plain.close()
-    with pytest.raises(BadInput, match="later version"):
+    with pytest.raises(NewerFormat, match="newer Quorate"):
         with_database(path, nothing)
     with sqlite3.connect(path) as plain:
         assert plain.execute("SELECT version_num FROM alembic_version").fetchone() == ("9999",)
     plain.close()
+
+
+def test_a_term_is_above_every_earlier_one_and_above_what_the_module_knows(path: Path) -> None:
+    async def work(database: Database) -> None:
+        assert await database.raise_term() == 1
+        assert await database.raise_term(at_least=7) == 7
+        assert await database.raise_term(at_least=3) == 8
+
+    with_database(path, work)
 
 
 def test_database_of_another_fleet_is_refused(path: Path) -> None:
