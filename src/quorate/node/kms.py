@@ -21,13 +21,16 @@ class KmsServer:
     """Listens from `start` to `stop`."""
 
     def __init__(self, app: KmsApp, tls: TlsFiles) -> None:
+        """Raises `BadInput` when the files of `tls` cannot be used."""
+        self._tls = tls
+        self._context = _context(tls)
         self._server = HttpServer(
             app,
             grace=_GRACE_SECONDS,
             interface="asgi3",
             timeout_keep_alive=75,
             backlog=_BACKLOG,
-            ssl_context_factory=lambda _config, _default: _context(tls),
+            ssl_context_factory=lambda _config, _default: self._context,
         )
 
     @property
@@ -43,6 +46,10 @@ class KmsServer:
             raise BadInput(
                 f"cannot listen on {address}: {why}", remedy="choose an address of this machine"
             ) from why
+
+    def take_up_certificate(self) -> None:
+        """New connections are shown the certificate that the files hold now. Raises `BadInput`."""
+        self._tls.take_up(self._context)
 
     async def stop(self) -> None:
         """Stops listening; calls under way have a moment to end."""
@@ -71,5 +78,5 @@ def _context(tls: TlsFiles) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["http/1.1"])
-    context.load_cert_chain(tls.cert_chain, tls.key)
+    tls.take_up(context)
     return context
