@@ -125,6 +125,18 @@ def test_a_level_ends_with_its_process(whole: Fleet) -> None:
     assert whole.run_of("node-2")["log_level"] == "info"
 
 
+def test_settings_given_to_a_fleet_that_runs_are_kept_for_the_next_start(whole: Fleet) -> None:
+    told = whole.cli("up", "--log-level", "warning").stderr
+    assert "json from warning on, for each process when it starts again" in told
+    assert whole.run_of("node-3")["log_level"] == "info"
+    whole.cli("node", "stop", "node-3")
+    whole.start("node-3")
+    assert whole.run_of("node-3")["log_level"] == "warning"
+    whole.cli("node", "stop", "node-3")
+    whole.cli("up", "--log-level", "info", "--detach")
+    assert whole.run_of("node-3")["log_level"] == "info"
+
+
 def test_a_detached_nodes_log_is_rotated(whole: Fleet) -> None:
     """Near its bound before the node starts: what it logs then goes past it."""
     whole.cli("node", "stop", "node-4")

@@ -102,7 +102,7 @@ def _raise(error: Exception, cause: Exception | None = None) -> None:
      RuntimeError({"plaintext": SECRET}), ExceptionGroup(SECRET, [ValueError(SECRET)])],
     ids=lambda error: type(error).__name__,
 )  # fmt: skip
-def test_no_line_shows_the_text_of_an_exception_that_may_quote_a_value(
+def test_n85_no_line_shows_the_text_of_an_exception_that_may_quote_a_value(
     error: Exception, form: logs.Format, file: Path
 ) -> None:
     logs.set_up(file, process="node-3", form=form)
@@ -131,7 +131,7 @@ def test_an_exception_is_one_member_with_its_causes_and_our_own_texts(file: Path
     assert "FileNotFoundError: [Errno 2] No such file: '/x'\n\nwhich led to:" in line["exception"]
 
 
-def test_failures_that_nobody_caught_show_no_text_either(tmp_path: Path) -> None:
+def test_n85_failures_that_nobody_caught_show_no_text_either(tmp_path: Path) -> None:
     """In a process of its own: of a task, a thread, a finalizer, a wrong log call, a warning, and the process."""
     file = tmp_path / "hub.log"
     program = f"""
