@@ -3,6 +3,7 @@
 import asyncio
 import shutil
 import signal
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,6 +14,7 @@ from quorate.cli.options import DEFAULT_DATA, Data, Json, command
 from quorate.cli.output import result, say, table
 from quorate.errors import BadInput
 from quorate.local.layout import Layout
+from quorate.logs import Format, Level
 
 
 def register(app: typer.Typer) -> None:
@@ -21,6 +23,7 @@ def register(app: typer.Typer) -> None:
     command(app, "down", "quorate down")(down)
     command(app, "env", 'eval "$(quorate env)"')(env)
     command(app, "status", "quorate status --json")(status)
+    command(app, "log-level", "quorate log-level debug node-3")(log_level_)
     command(app, "doctor", "quorate doctor")(doctor)
 
 
@@ -38,6 +41,12 @@ def up(
     account: Annotated[
         str | None, typer.Option(help="12-digit account id.", show_default="000000000000")
     ] = None,
+    log_format: Annotated[
+        Format | None, typer.Option("--log-format", help="How a log line looks.", show_default="text")
+    ] = None,
+    log_level: Annotated[
+        Level | None, typer.Option("--log-level", help="The least that is logged.", show_default="info")
+    ] = None,
     config: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Settings.", show_default="DATA/quorate.toml")
     ] = None,
@@ -50,18 +59,24 @@ def up(
     """
     from quorate._core import harden_process
     from quorate.cli.settings import read_settings
-    from quorate.local.shape import settle
+    from quorate.local.shape import read_shape, settle, write_shape
 
     layout = Layout.at(data)
     if config is not None and not config.is_file():
         raise BadInput(f"there is no file {config}", remedy="point --config at a TOML file")
     file = config or (layout.settings if layout.settings.is_file() else None)
-    flags = {"nodes": nodes, "threshold": threshold, "port": port, "region": region, "account": account}
+    flags = {
+        "nodes": nodes, "threshold": threshold, "port": port, "region": region, "account": account,
+        "log_format": log_format, "log_level": log_level,
+    }  # fmt: skip
     shape = settle(layout, read_settings(file, flags))
     from quorate.local import fleet  # loads the hub's and the nodes' rooms
 
     if fleet.is_up(layout, shape):
         say("the fleet is up already; `quorate down` stops it")
+        if shape != read_shape(layout):
+            write_shape(layout, shape)
+            say(f"logs: {shape.log_format} from {shape.log_level} on, for each process when it starts again")
         result(_up_result(layout, shape.port), as_json=json)
         return
     harden_process()
@@ -128,13 +143,7 @@ def down(
             f"{layout.data} holds nothing of a fleet", remedy="point --data at the fleet's directory"
         )
     if purge and not yes:
-        say(
-            f"{layout.data} holds the keys: without it, nothing that this fleet encrypted can be opened again."
-        )
-        if not typer.confirm("Remove it?", err=True):
-            raise BadInput(
-                "nothing was stopped or removed", remedy="run `quorate down` to stop the fleet only"
-            )
+        _confirm_purge(layout)
     with processes.only_one(layout):
         killed = processes.stop_all(layout)
         for name in killed:
@@ -146,6 +155,19 @@ def down(
         as_json=json,
         text=f"stopped and removed {layout.data}" if purge else f"stopped; the fleet stays in {layout.data}",
     )
+
+
+def _confirm_purge(layout: Layout) -> None:
+    """Says what will be lost, and asks; where nobody can be asked, `--yes` is needed."""
+    from quorate.local.fleet import what_purge_takes
+
+    say("\n".join([f"{layout.data} holds, and `--purge` removes:", *what_purge_takes(layout)]))
+    say("Without it, nothing that this fleet encrypted can be opened again.")
+    stop_only = "run `quorate down` to stop the fleet only"
+    if not sys.stdin.isatty():
+        raise BadInput("nothing was stopped or removed", remedy=f"pass --yes to remove it, or {stop_only}")
+    if not typer.confirm("Remove it?", err=True):
+        raise BadInput("nothing was stopped or removed", remedy=stop_only)
 
 
 def env(
@@ -186,6 +208,7 @@ def _status_text(found: dict[str, Any]) -> str:
     fleet, hub = found["fleet"], found["hub"]
     head = f"fleet {fleet['id']}  {fleet['region']}  {fleet['account']}" if fleet["id"] else "no fleet yet"
     pid = f"  pid {hub['pid']}" if hub["pid"] else ""
+    until = f"  certificate until {hub['certificate_expires']}" if hub["certificate_expires"] else ""
     rows = [
         [
             each["name"],
@@ -199,7 +222,7 @@ def _status_text(found: dict[str, Any]) -> str:
         for each in found["domains"]
     ]
     domains = table(["domain", "quorum", "epoch", "live", "margin", "erasure debt", "state"], rows)
-    return "\n".join([head, f"hub {hub['state']}{pid}", "", nodes_table(found["nodes"]), "", domains])
+    return "\n".join([head, f"hub {hub['state']}{pid}{until}", "", nodes_table(found["nodes"]), "", domains])
 
 
 def doctor(
@@ -213,17 +236,39 @@ def doctor(
     from quorate.local.doctor import examine
 
     findings = examine(Layout.at(data), port=port)
-    rows = [["ok" if each.good else "MISSING", each.what, each.found] for each in findings]
+    rows = [[each.state, each.what, each.found, each.wanted, each.remedy] for each in findings]
     result(
-        [
-            {"what": each.what, "good": each.good, "found": each.found, "remedy": each.remedy}
-            for each in findings
-        ],
+        [each.as_json() for each in findings],
         as_json=json,
-        text=table(["", "what", "found"], rows),
+        text=table(["", "what", "found", "wanted", "remedy"], rows),
     )
-    bad = [each for each in findings if not each.good]
-    for each in bad:
-        say(f"{each.what}: {each.remedy}")
-    if bad:
+    if any(each.state == "MISSING" for each in findings):
         raise typer.Exit(1)
+
+
+def log_level_(
+    level: Annotated[
+        str, typer.Argument(metavar="LEVEL", help="debug, info, warning, error; or `configured`.")
+    ],
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[hub|NODE]", help="Without any: all that run here.")
+    ] = None,
+    data: Data = DEFAULT_DATA,
+    json: Json = False,
+) -> None:
+    """Change what running processes of this machine log, until they end or are told `configured`."""
+    from quorate.local.log_level import set_level
+    from quorate.local.processes import running
+
+    if level not in (*Level, "configured"):
+        raise typer.BadParameter(
+            f"{level!r} is not one of {', '.join(Level)}, configured", param_hint="LEVEL"
+        )
+    layout = Layout.at(data)
+    here = ["hub", *layout.node_names()]
+    for name in names or ():
+        if name not in here:
+            raise BadInput(f"{layout.data} holds no {name}", remedy="see `quorate status`")
+    wanted = names or [name for name in here if running(layout.process(name))]
+    taken = set_level(layout, wanted, None if level == "configured" else level)
+    result(taken, as_json=json, text="\n".join(f"{name} logs from {is_} on" for name, is_ in taken.items()))

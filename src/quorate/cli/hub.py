@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from quorate.cli import serving
 from quorate.cli.options import (
     DEFAULT_DATA,
     Data,
@@ -19,6 +20,8 @@ from quorate.cli.options import (
     operator_directory,
 )
 from quorate.cli.output import result
+from quorate.cli.serving import LogFile, LogFormat, LogLevel
+from quorate.logs import Format, Level
 
 app = group("The hub: roster, domains, quorum selection.")
 
@@ -109,13 +112,16 @@ def restore(
 
 @command(app, "serve", "quorate hub serve --data /var/lib/quorate")
 def serve(
-    log: Annotated[Path | None, typer.Option(metavar="FILE", help="Log there, rotated.")] = None,
+    log: LogFile = None,
+    log_format: LogFormat = Format.TEXT,
+    log_level: LogLevel = Level.INFO,
     passphrase: Passphrase = None,
     data: Data = DEFAULT_DATA,
 ) -> None:
     """Run the hub until SIGTERM or Ctrl-C."""
-    import uvloop
-
     from quorate.hub.service import serve as run
 
-    raise typer.Exit(uvloop.run(run(data.absolute(), log=log, passphrase_file=passphrase)))
+    service = run(
+        data.absolute(), log=log, log_format=log_format, log_level=log_level, passphrase_file=passphrase
+    )
+    raise serving.run(service, log_format)

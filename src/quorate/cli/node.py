@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from quorate.cli import serving
 from quorate.cli.options import (
     DEFAULT_DATA,
     Data,
@@ -19,9 +20,11 @@ from quorate.cli.options import (
     operator_directory,
 )
 from quorate.cli.output import result, say, table
+from quorate.cli.serving import LogFile, LogFormat, LogLevel
 from quorate.errors import BadInput
 from quorate.ids import NodeId
 from quorate.local.layout import Layout, read_json
+from quorate.logs import Format, Level
 
 app = group("Nodes: one HSM module each.")
 
@@ -163,16 +166,19 @@ def approve(
 @command(app, "serve", "quorate node serve node-6 --data /var/lib/quorate")
 def serve(
     name: Name,
-    log: Annotated[Path | None, typer.Option(metavar="FILE", help="Log there, rotated.")] = None,
+    log: LogFile = None,
+    log_format: LogFormat = Format.TEXT,
+    log_level: LogLevel = Level.INFO,
     passphrase: Passphrase = None,
     data: Data = DEFAULT_DATA,
 ) -> None:
     """Run the node until SIGTERM or Ctrl-C."""
-    import uvloop
-
     from quorate.node.service import serve as run
 
-    raise typer.Exit(uvloop.run(run(data.absolute(), name, log=log, passphrase_file=passphrase)))
+    service = run(
+        data.absolute(), name, log=log, log_format=log_format, log_level=log_level, passphrase_file=passphrase
+    )
+    raise serving.run(service, log_format)
 
 
 @command(app, "list", "quorate node list")
@@ -185,8 +191,9 @@ def list_(data: Data = DEFAULT_DATA, json: Json = False) -> None:
 
 
 def nodes_table(nodes: list[dict[str, Any]]) -> str:
-    rows = [[node[field] for field in ("name", "pid", "role", "state", "zone", "kms")] for node in nodes]
-    return table(["node", "pid", "role", "state", "zone", "KMS"], rows)
+    fields = ("name", "pid", "role", "state", "zone", "kms", "certificate_expires")
+    rows = [[node[field] for field in fields] for node in nodes]
+    return table(["node", "pid", "role", "state", "zone", "KMS", "certificate until"], rows)
 
 
 @command(app, "start", "quorate node start node-2")

@@ -59,7 +59,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 def failed(error: Exception, *, as_json: bool) -> int:
     """Says on stderr what happened, what was kept and what to do; returns the exit code."""
-    told = _told(error)
+    told = explained(error)
     if as_json:
         typer.echo(json.dumps({"error": told}), err=True)
     else:
@@ -69,7 +69,8 @@ def failed(error: Exception, *, as_json: bool) -> int:
     return 1
 
 
-def _told(error: Exception) -> dict[str, str]:
+def explained(error: Exception) -> dict[str, str]:
+    """An error's code, message, what was kept, and the remedy."""
     if isinstance(error, QuorateError):
         return {"code": error.code, "message": str(error), "kept": error.kept, "remedy": error.remedy}
     if isinstance(error, CoreError):

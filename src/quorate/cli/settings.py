@@ -16,6 +16,7 @@ from pydantic_settings import (
 
 from quorate.errors import BadInput
 from quorate.local.shape import Wanted
+from quorate.logs import Format, Level
 
 
 class UpSettings(BaseSettings):
@@ -28,6 +29,8 @@ class UpSettings(BaseSettings):
     port: int | None = None
     region: str | None = None
     account: str | None = None
+    log_format: Format | None = None
+    log_level: Level | None = None
 
 
 def read_settings(file: Path | None, flags: dict[str, Any]) -> Wanted:
@@ -55,6 +58,6 @@ def read_settings(file: Path | None, flags: dict[str, Any]) -> Wanted:
         name = ".".join(str(part) for part in told["loc"])
         raise BadInput(
             f"setting {name}{where}: {told['msg']}",
-            remedy="the settings are nodes, threshold, port, region and account",
+            remedy="the settings are nodes, threshold, port, region, account, log_format and log_level",
         ) from why
-    return Wanted(got.nodes, got.threshold, got.port, got.region, got.account)
+    return Wanted(**got.model_dump(mode="json"))

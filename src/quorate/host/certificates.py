@@ -1,12 +1,13 @@
 """A host's TLS files: made when it joins, the leaf renewed when less than a third of its time is left.
 
-Here: files, dates. The module's own TLS authority signs; TLS keys are ordinary files that open nothing.
+Here: files, dates, and the renewal in a running process. The module's own TLS authority signs; TLS keys are ordinary
+files that open nothing.
 Not here: connections (`wire`, `kms`), which names a host has.
 """
 
+import logging
 import ssl
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,13 +17,29 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from quorate import _core
-from quorate.errors import BadInput
+from quorate.errors import BadInput, QuorateError
 from quorate.host.files import replace_file
 from quorate.wire.tls import TlsFiles
 
 LIFETIME = 365 * 86400
 """Seconds."""
 _SKEW = 3600  # a certificate holds from an hour ago, for clocks that lag
+_AGAIN = 60.0
+"""Seconds until a renewal that failed is tried again."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Validity:
+    """Of a leaf: from `begins` to `ends`, in Unix seconds; it is renewed from `due` on."""
+
+    begins: float
+    ends: float
+
+    @property
+    def due(self) -> float:
+        return self.ends - (self.ends - self.begins) / 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +47,11 @@ class Certificates:
     """`leaf.pem` (leaf, then the module's CA), `key.pem`, `roots.pem` and `ca.der` in one directory."""
 
     path: Path
+
+    @classmethod
+    def of(cls, directory: Path) -> "Certificates":
+        """Those of a hub's or a node's directory."""
+        return cls(directory / "tls")
 
     @property
     def files(self) -> TlsFiles:
@@ -39,42 +61,57 @@ class Certificates:
     def authority(self) -> Path:
         return self.path / "ca.der"
 
-    def write(self, module: _core.Module, names: Sequence[str], authority: bytes, tls_root: bytes) -> None:
-        """Makes a TLS key and all files beside it. `names`: DNS names and IP addresses; the rest is DER."""
+    def write(
+        self, module: _core.Module, names: Sequence[str], authority: bytes, tls_root: bytes, now: float
+    ) -> None:
+        """Makes a TLS key and all files beside it. `names`: DNS names and IP addresses; `now`: Unix seconds; the rest
+        is DER.
+        """
         self.path.mkdir(mode=0o700, exist_ok=True)
         self.files.key.unlink(missing_ok=True)  # of an attempt that was cut short
         spki = _core.write_tls_key(self.files.key)
         replace_file(self.authority, authority)
         replace_file(self.files.roots, ssl.DER_cert_to_PEM_cert(tls_root).encode())
-        self._write_leaf(module, names, spki, authority, time.time())
+        self._write_leaf(module, names, spki, authority, now)
+
+    def validity(self) -> Validity:
+        """The leaf's. Raises `BadInput` when the file cannot be read."""
+        leaf = self._leaf()
+        return Validity(leaf.not_valid_before_utc.timestamp(), leaf.not_valid_after_utc.timestamp())
 
     def renew_when_due(self, module: _core.Module, names: Sequence[str], now: float) -> bool:
-        """Certifies the same key anew if less than a third of the leaf's time is left at `now` (unix seconds);
-        makes a new key where key or leaf are missing. True if it did either.
+        """Certifies the same key anew if less than a third of the leaf's time is left at `now` (Unix seconds), or if
+        it does not hold yet; makes a new key where key or leaf are missing. True if it did either.
 
         Raises `BadInput` when the files cannot be read.
         """
-        try:
-            authority = self.authority.read_bytes()
-            if not (self.files.cert_chain.exists() and self.files.key.exists()):
-                self.files.cert_chain.unlink(
-                    missing_ok=True
-                )  # first: a leaf never stands beside another's key
-                self.files.key.unlink(missing_ok=True)
-                self._write_leaf(module, names, _core.write_tls_key(self.files.key), authority, now)
-                return True
-            leaf = x509.load_pem_x509_certificate(self.files.cert_chain.read_bytes())
-        except (OSError, ValueError) as why:
-            raise BadInput(
-                f"the TLS files in {self.path} cannot be read: {why}",
-                remedy="restore them, or enrol again",
-            ) from why
-        ends, begins = leaf.not_valid_after_utc, leaf.not_valid_before_utc
-        at = datetime.fromtimestamp(now, UTC)
-        if begins <= at and (ends - at) * 3 >= ends - begins:
+        if not (self.files.cert_chain.exists() and self.files.key.exists()):
+            self.files.cert_chain.unlink(missing_ok=True)  # first: a leaf never stands beside another's key
+            self.files.key.unlink(missing_ok=True)
+            self._write_leaf(module, names, _core.write_tls_key(self.files.key), self._authority(), now)
+            return True
+        held = self.validity()
+        if held.begins <= now < held.due:
             return False
-        self._write_leaf(module, names, _spki(leaf), authority, now)
+        self._write_leaf(module, names, _spki(self._leaf()), self._authority(), now)
         return True
+
+    def _authority(self) -> bytes:
+        try:
+            return self.authority.read_bytes()
+        except OSError as why:
+            raise self._unreadable(why) from why
+
+    def _leaf(self) -> x509.Certificate:
+        try:
+            return x509.load_pem_x509_certificate(self.files.cert_chain.read_bytes())
+        except (OSError, ValueError) as why:
+            raise self._unreadable(why) from why
+
+    def _unreadable(self, why: Exception) -> BadInput:
+        return BadInput(
+            f"the TLS files in {self.path} cannot be read: {why}", remedy="restore them, or enrol again"
+        )
 
     def _write_leaf(
         self, module: _core.Module, names: Sequence[str], spki: bytes, authority: bytes, now: float
@@ -83,6 +120,47 @@ class Certificates:
         leaf = module.certify_tls(spki, names=names, not_before=at - _SKEW, not_after=at + LIFETIME)
         chain = ssl.DER_cert_to_PEM_cert(leaf) + ssl.DER_cert_to_PEM_cert(authority)
         replace_file(self.files.cert_chain, chain.encode(), 0o644)
+
+
+class Renewal:
+    """The leaf of a running process. `take_up` is called after a renewal: new connections get the new certificate,
+    those that are open keep theirs. `now`: the wall clock, Unix seconds.
+    """
+
+    def __init__(
+        self,
+        certificates: Certificates,
+        module: _core.Module,
+        names: Sequence[str],
+        now: Callable[[], float],
+        take_up: Callable[[], None],
+    ) -> None:
+        self._certificates = certificates
+        self._module = module
+        self._names = names
+        self._now = now
+        self._take_up = take_up
+        self._due = certificates.validity().due
+
+    def tick(self) -> None:
+        """Several times a second: renews when it is time. A failure is logged, and tried again a minute later."""
+        now = self._now()
+        if now < self._due:
+            return
+        self._due = now + _AGAIN
+        try:
+            self._certificates.renew_when_due(self._module, self._names, now)
+            self._take_up()
+            held = self._certificates.validity()
+        except (QuorateError, _core.CoreError, OSError) as why:
+            _log.error("the TLS certificate could not be renewed: %s", why)
+            return
+        self._due = held.due
+        _log.info("the TLS certificate was renewed, until %s", rfc3339(held.ends))
+
+
+def rfc3339(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def check_authority(authority: bytes, tls_root: bytes, module: _core.Module) -> None:

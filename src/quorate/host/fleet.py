@@ -80,6 +80,10 @@ class Fleet:
         await self._links.close()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
+    def take_up_certificate(self) -> None:
+        """New links show the certificate that the files hold now. Raises `BadInput`."""
+        self._links.take_up_certificate()
+
     def use_roster(self) -> None:
         """Links to whom the module's roster lists as active, and to nobody else."""
         peers: dict[NodeId, Address | None] = {}

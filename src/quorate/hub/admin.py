@@ -7,6 +7,7 @@ needs the operator must come signed by the operator key.
 import logging
 import os
 import socket
+import uuid
 from base64 import b64decode, b64encode
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -17,7 +18,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from quorate import _core
+from quorate import _core, logs
 from quorate.errors import BadInput, QuorateError, StorageFailed
 from quorate.host.http_server import HttpServer
 from quorate.hub.epochs import DomainExists, EpochAborted, NotEnoughHolders
@@ -153,9 +154,20 @@ def _listen(path: Path) -> socket.socket:
 
 
 def _answering(serve: Callable[[Request], Awaitable[Any]]) -> Callable[[Request], Awaitable[JSONResponse]]:
-    """Makes JSON of what `serve` returns, and an error object of what it raises."""
+    """Makes JSON of what `serve` returns, and an error object of what it raises; the header `x-request-id` names the
+    request as the hub's log does.
+    """
 
     async def answer(request: Request) -> JSONResponse:
+        request_id = str(uuid.uuid4())
+        logs.request_id.set(request_id)
+        response = await attempt(request, request_id)
+        response.headers["x-request-id"] = request_id
+        level = logging.DEBUG if response.status_code == 200 else logging.INFO
+        _log.log(level, "%s %s: %d", request.method, request.url.path, response.status_code)
+        return response
+
+    async def attempt(request: Request, request_id: str) -> JSONResponse:
         try:
             return JSONResponse(_json(await serve(request)))
         except QuorateError as why:
@@ -175,7 +187,10 @@ def _answering(serve: Callable[[Request], Awaitable[Any]]) -> Callable[[Request]
             return _error(400, "bad_input", str(why), "nothing was changed", "mend the request")
         except Exception:
             _log.exception("%s %s failed", request.method, request.url.path)
-            return _error(500, "failed", "the hub failed", "see the hub's log", "report what its log says")
+            remedy = f"look for {request_id} in the hub's log, and report what it says"
+            return _error(
+                500, "failed", "the hub failed", "what was acknowledged before is unchanged", remedy
+            )
 
     return answer
 

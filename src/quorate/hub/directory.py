@@ -75,7 +75,7 @@ class Directory:
 
     @property
     def certificates(self) -> Certificates:
-        return Certificates(self.path / "tls")
+        return Certificates.of(self.path)
 
     @property
     def settings(self) -> Path:

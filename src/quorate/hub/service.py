@@ -18,9 +18,12 @@ from quorate import _core, logs
 from quorate.audit.append import AuditLog
 from quorate.errors import BadInput, QuorateError
 from quorate.host import process
+from quorate.host.certificates import Renewal
 from quorate.host.dispatch import Dispatch, Fields
 from quorate.host.fleet import Fleet
+from quorate.host.log_level import LogLevel
 from quorate.host.run_state import RunState
+from quorate.host.watchdog import Watchdog
 from quorate.hsm import Hsm
 from quorate.hub.admin import AdminServer
 from quorate.hub.directory import Directory, Settings
@@ -43,14 +46,22 @@ LOCK_SECONDS = 1.0
 """How long a lock waits for nodes to say that they dropped their leases."""
 
 
-async def serve(data: Path, *, log: Path | None = None, passphrase_file: Path | None = None) -> int:
+async def serve(
+    data: Path,
+    *,
+    log: Path | None = None,
+    log_format: logs.Format = logs.Format.TEXT,
+    log_level: logs.Level = logs.Level.INFO,
+    passphrase_file: Path | None = None,
+) -> int:
     """Runs the hub until SIGTERM or SIGINT; returns the process's exit code (1: module, database or audit log
     failed).
 
     Needs uvloop. `log`: a file to log to, rotated; else stderr. Raises `BadInput`, `PortInUse`, `StorageFailed`
     or `CoreError` when it cannot start.
     """
-    logs.set_up(log)
+    logs.set_up(log, process=HUB.value, form=log_format, level=log_level)
+    logs.take_failures(asyncio.get_running_loop())
     process.prepare()
     directory = Directory.of(data)
     settings = directory.read_settings()
@@ -71,10 +82,10 @@ async def serve(data: Path, *, log: Path | None = None, passphrase_file: Path | 
                 remedy="restore it from a backup (`quorate hub restore FILE`); without one, see docs/operations.md",
             )
         database = await Database.open(directory.database, fleet)
-        term = await database.raise_term(
-            at_least=module.boot
-        )  # the vault knows of every start, an old copy does not
-        return await Hub(directory, settings, hsm, audit, database, term).run()
+        # The vault knows of every start, an old copy of the database does not.
+        term = await database.raise_term(at_least=module.boot)
+        level = LogLevel(directory.path, log_level)
+        return await Hub(directory, settings, hsm, audit, database, term, level).run()
     finally:
         if database is not None:
             await database.close()
@@ -94,6 +105,7 @@ class Hub:
         audit: AuditLog,
         database: Database,
         term: int,
+        level: LogLevel,
     ) -> None:
         self._directory = directory
         self._settings = settings
@@ -102,6 +114,8 @@ class Hub:
         self._database = database
         self._term = term
         self._run_state = RunState(directory.run_state)
+        self._log_level = level
+        self._watchdog = Watchdog()
         self._stop = asyncio.Event()
         self._ready = False
         self._failed = False
@@ -135,6 +149,9 @@ class Hub:
             on_refused=lambda reason: dispatch.drop("connection", HUB, "enrolment", reason),
         )
         self._admin = AdminServer(self, directory.admin_socket)
+        self._renewal = Renewal(
+            directory.certificates, hsm.module, settings.tls_names, time.time, self._take_up_certificate
+        )
         for part in (self._nodes, self._sessions, self._epochs, self._records):
             part.register(dispatch)
         dispatch.on("domain/locked", 2, self._on_locked, hub_only=False)
@@ -166,11 +183,13 @@ class Hub:
             _log.info(
                 "the hub serves: fleet on %s, enrolment on %s", self._settings.fleet, self._settings.enrol
             )
+            self._watchdog.start()
             ticking = loop.create_task(self._tick())
             ends: list[asyncio.Future[Any]] = [stopping, ticking, self._audit.failed, self._database.failed]
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
             return self._verdict(ticking)
         finally:
+            self._watchdog.stop()  # whatever stalls now, the process is to end
             stopping.cancel()
             if ticking is not None:
                 ticking.cancel()
@@ -204,11 +223,19 @@ class Hub:
         """Returns when the module has failed."""
         ticks = 0
         while not self._hsm.module.failed:
+            self._watchdog.tick()
             self._nodes.tick()
             ticks += 1
             if ticks % 3 == 0:
                 self._fleet.tick()
+                self._renewal.tick()
+                if self._log_level.look():
+                    self._write_state()
             await asyncio.sleep(TICK_SECONDS)
+
+    def _take_up_certificate(self) -> None:
+        self._fleet.take_up_certificate()
+        self._door.take_up_certificate()
 
     def _write_state(self) -> None:
         state = {
@@ -217,6 +244,8 @@ class Hub:
             "fleet_port": self._settings.fleet.port,
             "enrol_port": self._settings.enrol.port,
             "version": _core.build_info()["version"],
+            "log_level": self._log_level.current,
+            "log_level_configured": self._log_level.configured,
         }
         try:
             self._run_state.write(state)

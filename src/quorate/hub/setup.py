@@ -60,7 +60,7 @@ async def init(
         if module.roster() is None:
             module.found_fleet(entry)
         check_authority(authority, operator.tls_root, module)
-        directory.certificates.write(module, settings.tls_names, authority, operator.tls_root)
+        directory.certificates.write(module, settings.tls_names, authority, operator.tls_root, time.time())
         replace_file(directory.fleet_info, operator.fleet_info)
         await (await Database.open(directory.database, operator.fleet)).close()
         directory.write_settings(settings)

@@ -10,11 +10,11 @@ Not here: HTTP and TLS (`connection`), operations, the wire formats (protocols.p
 from __future__ import annotations
 
 import logging
-import traceback
 import uuid
 from collections.abc import Callable
 from typing import Any
 
+from quorate import logs
 from quorate.kms import errors
 from quorate.kms.backend import (
     AuditRecord,
@@ -65,7 +65,7 @@ class KmsApp:
 
     async def refuse(self, request: SignedRequest, error: errors.KmsError) -> Response:
         """Answers a request whose body was not read, and whose sender is therefore nobody we know."""
-        return await self._refuse(protocol_of(request), error, str(uuid.uuid4()), request.peer)
+        return await self._refuse(protocol_of(request), error, _new_request_id(), request.peer)
 
     async def handle(self, request: SignedRequest) -> Response:
         """Serves a request that another node forwarded as it was signed: verified again, never forwarded
@@ -74,23 +74,27 @@ class KmsApp:
         return await self._respond(request, False)
 
     async def _respond(self, request: SignedRequest, may_forward: bool) -> Response:
-        request_id = str(uuid.uuid4())
+        request_id = _new_request_id()
         protocol = protocol_of(request)
         try:
             verified = await self._verifier.verify(request, protocol.service)
         except Exception as error:
-            return await self._refuse(protocol, self._explain(error, request_id), request_id, request.peer)
+            explained = self._explain(error, request_id)
+            return await self._refuse(protocol, explained, request_id, request.peer)
         call = Call(request_id, verified.identity, _UNKNOWN, verified.once)
         try:
             answer, outcome = await self._serve(protocol, request, call, verified, may_forward)
         except Exception as error:
             explained = self._explain(error, request_id)
             answer, outcome = protocol.failure(explained, request_id), explained.code
+            _tell(call.operation, explained)
         try:
             await self._backend.audit(_line(call, Phase.OUTCOME, outcome, request.peer))
         except Exception as error:
-            self._log(error, request_id)
+            self._log(error)
             return protocol.failure(errors.audit_failed(), request_id)
+        if log.isEnabledFor(logging.DEBUG):
+            log.debug("%s: %s", call.operation, outcome)
         return answer
 
     async def _serve(
@@ -111,6 +115,7 @@ class KmsApp:
                 raise
             answer = await self._backend.forward(request)
             call.request_id = _request_id(answer) or call.request_id
+            log.debug("a member answers as request %s, which the client sees", call.request_id)
             return answer, "Forwarded"
         return protocol.success(operation, members, call.request_id), "OK"
 
@@ -131,7 +136,7 @@ class KmsApp:
             try:
                 await self._backend.audit(_line(call, Phase.INTENT, "", request.peer))
             except Exception as error:
-                self._log(error, call.request_id)
+                self._log(error)
                 raise errors.audit_failed() from None
 
         context = Context(self._backend, self._settings, self._arn_prefix, call, now, intend)
@@ -148,21 +153,23 @@ class KmsApp:
                     AuditRecord(request_id, _UNKNOWN, error.code, peer=peer, suppressed=suppressed)
                 )
             except Exception as failure:
-                self._log(failure, request_id)
+                self._log(failure)
                 error = errors.audit_failed()
+            _tell(_UNKNOWN, error)
         return protocol.failure(error, request_id)
 
     async def _health(self) -> Response:
+        request_id = _new_request_id()
         try:
             healthy = await self._backend.can_serve()
         except Exception as error:
-            self._log(error, "healthz")
+            self._log(error)
             healthy = False
         body = b"ok\n" if healthy else b"cannot serve\n"
         return Response(
             200 if healthy else 503,
             (
-                (b"x-amzn-requestid", str(uuid.uuid4()).encode()),
+                (b"x-amzn-requestid", request_id.encode()),
                 (b"content-type", b"text/plain"),
                 (b"content-length", b"%d" % len(body)),
             ),
@@ -174,18 +181,28 @@ class KmsApp:
             return error
         explained = errors.from_backend(error, self._arn_prefix) if isinstance(error, BackendError) else None
         if explained is None:
-            self._log(error, request_id)
+            self._log(error)
             return errors.internal(request_id)
         return explained
 
-    def _log(self, error: Exception, request_id: str) -> None:
+    def _log(self, error: Exception) -> None:
         """Where it failed, and as what; never the exception's text, which might quote a value (N85)."""
         log.error(
-            "request %s failed with %s\n%s",
-            request_id,
-            type(error).__name__,
-            "".join(traceback.format_tb(error.__traceback__)),
+            "the request failed inside: %s", type(error).__name__, extra={"exception": logs.told(error)}
         )
+
+
+def _new_request_id() -> str:
+    """The request's name from here on: to the client, in the audit log, and on every line logged for it."""
+    request_id = str(uuid.uuid4())
+    logs.request_id.set(request_id)
+    return request_id
+
+
+def _tell(operation: str, error: errors.KmsError) -> None:
+    """A code, never the message: that may name what the client sent."""
+    level = logging.WARNING if error.status >= 500 else logging.INFO
+    log.log(level, "%s fails: %s (%d)", operation, error.code, error.status)
 
 
 def _request_id(answer: Response) -> str:

@@ -18,7 +18,7 @@ from quorate.client import AdminClient
 from quorate.host.files import replace_file
 from quorate.hub import setup as hub_setup
 from quorate.local import credentials, operator, ports, processes
-from quorate.local.layout import Layout
+from quorate.local.layout import Layout, read_json
 from quorate.local.processes import Run, Started, running
 from quorate.local.shape import Shape, write_shape
 from quorate.node import setup as node_setup
@@ -79,6 +79,24 @@ def is_up(layout: Layout, shape: Shape) -> bool:
     """Whether the hub and every node run and are ready."""
     directories = [layout.hub, *(layout.node(name) for name in shape.node_names)]
     return all((run := running(directory)) and run["state"] == "ready" for directory in directories)
+
+
+def what_purge_takes(layout: Layout) -> list[str]:
+    """What is lost with the data directory, a line each."""
+    nodes = layout.node_names()
+    seen = [read_json(layout.domains) or {}, *(running(layout.node(name)) or {} for name in nodes)]
+    domains = sorted({each["name"] for found in seen for each in found.get("domains", [])})
+    told = []
+    if domains:
+        told.append(f"  the domains {', '.join(domains)}: their keys, and every KMS key in them")
+    if layout.hub.exists():
+        told.append("  the hub: roster, domains, access keys, the fleet key in its module")
+    if nodes:
+        told.append(f"  {len(nodes)} nodes ({', '.join(nodes)}): their modules with the shards")
+    if layout.operator.exists():
+        told.append("  the operator key: unless a copy is elsewhere, nobody can sign for this fleet again")
+    told.append("  logs and audit logs")
+    return told
 
 
 async def start(layout: Layout, shape: Shape, progress: Progress) -> Fleet:

@@ -65,6 +65,10 @@ class Layout:
     def node(self, name: str) -> Path:
         return self.data / "nodes" / name
 
+    def process(self, name: str) -> Path:
+        """The directory of the hub or a node."""
+        return self.hub if name == "hub" else self.node(name)
+
     def log(self, name: str) -> Path:
         return self.logs / f"{name}.log"
 

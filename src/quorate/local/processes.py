@@ -22,6 +22,7 @@ from typing import Any
 from quorate.errors import BadInput, QuorateError
 from quorate.host import formats, run_state
 from quorate.local.layout import Layout, read_json
+from quorate.local.shape import read_shape
 
 Run = dict[str, Any]
 """What `run.json` of a hub or a node holds."""
@@ -130,6 +131,8 @@ def _start(
     layout.logs.mkdir(mode=0o700, exist_ok=True)
     log = layout.log(name)
     command = [sys.executable, "-P", "-m", "quorate", *words, "--data", str(layout.data), "--log", str(log)]
+    if shape := read_shape(layout):
+        command += ["--log-format", shape.log_format, "--log-level", shape.log_level]
     with log.open("ab") as end:
         process = subprocess.Popen(  # noqa: S603 (our own command)
             command,

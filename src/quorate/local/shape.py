@@ -16,6 +16,8 @@ from quorate.local.layout import Layout, read_json, write_json
 
 FORMAT = 1
 """The version of `fleet.json`."""
+_CHANGEABLE = ("log_format", "log_level")
+"""Fields that a later `up` may change, and that a file of before they existed lacks."""
 
 
 class ShapeChanged(QuorateError):
@@ -32,13 +34,15 @@ class ShapeChanged(QuorateError):
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What `up` was given; fixed by the first one."""
+    """What `up` was given; fixed by the first one, but for the logs' settings, which each may change."""
 
     nodes: int
     threshold: int
     port: int
     region: str
     account: str
+    log_format: str = "text"
+    log_level: str = "info"
 
     def __post_init__(self) -> None:
         if not 3 <= self.nodes <= 255 or not 2 <= self.threshold < self.nodes:
@@ -69,7 +73,8 @@ def read_shape(layout: Layout) -> Shape | None:
         return None
     formats.check(layout.shape, found.get("format"), FORMAT)
     try:
-        return Shape(**{field: found[field] for field in Shape.__dataclass_fields__})
+        told = {field: found[field] for field in Shape.__dataclass_fields__ if field not in _CHANGEABLE}
+        return Shape(**told, **{field: found[field] for field in _CHANGEABLE if field in found})
     except (KeyError, TypeError) as why:
         raise BadInput(
             f"{layout.shape} lacks {why}",
@@ -93,6 +98,8 @@ class Wanted:
     port: int | None = None
     region: str | None = None
     account: str | None = None
+    log_format: str | None = None
+    log_level: str | None = None
 
 
 def settle(layout: Layout, wanted: Wanted) -> Shape:
@@ -112,11 +119,11 @@ def settle(layout: Layout, wanted: Wanted) -> Shape:
     changes = {
         name: (getattr(there, name), value)
         for name, value in asked.items()
-        if value != getattr(there, name) and not (name == "port" and value == 0)
+        if name not in _CHANGEABLE and value != getattr(there, name) and not (name == "port" and value == 0)
     }
     if changes:
         raise ShapeChanged(layout.data, changes)
-    return there
+    return replace(there, **{name: value for name, value in asked.items() if name in _CHANGEABLE})
 
 
 def _is_fresh(layout: Layout) -> bool:

@@ -6,12 +6,14 @@ live is read off the processes of this machine.
 """
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from quorate import _core
 from quorate.client import AdminClient
 from quorate.errors import BadInput, HubUnreachable
 from quorate.host import formats
+from quorate.host.certificates import Certificates, rfc3339
 from quorate.local.layout import Layout, in_order, read_json, write_json
 from quorate.local.processes import Run, running
 
@@ -63,11 +65,26 @@ def compose(
         hub_state = "starting" if hub_state == "starting" else "silent"
     return {
         "fleet": fleet,
-        "hub": {"pid": hub_run["pid"] if hub_run else None, "state": hub_state},
+        "hub": {
+            "pid": hub_run["pid"] if hub_run else None,
+            "state": hub_state,
+            "certificate_expires": certificate_expires(layout.hub),
+        },
         "nodes": nodes,
         "domains": domains,
         "operator_key": {"here": layout.operator.exists(), "path": str(layout.operator)},
     }
+
+
+def certificate_expires(directory: Path) -> str | None:
+    """Until when the TLS certificate of a hub or node here holds (RFC 3339), None where there is none yet.
+
+    From the file, so also of a process that does not run. A running one shows the file's to new connections.
+    """
+    try:
+        return rfc3339(Certificates.of(directory).validity().ends)
+    except BadInput:
+        return None
 
 
 def _fleet(layout: Layout) -> dict[str, Any]:
@@ -106,6 +123,7 @@ def _nodes(
                 "zone": known.get("zone") or (run or {}).get("zone") or settings.get("zone"),
                 "kms": run["kms"] if run else None,
                 "here": name in runs,
+                "certificate_expires": certificate_expires(layout.node(name)) if name in runs else None,
                 "leases": {
                     domain["name"]: domain["lease_seconds"] for domain in (run or {}).get("domains", [])
                 },

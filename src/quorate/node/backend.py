@@ -5,6 +5,7 @@ core's error codes in the API's words.
 Not here: AWS's formats and checks (`kms/`), sessions (`sessions`), who may serve instead (`forward`).
 """
 
+import logging
 import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -23,6 +24,8 @@ from quorate.node.sessions import NoLease, Sessions
 from quorate.wire.links import LinkDown
 
 T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
 
 _ATTEMPTS = 3
 """How often a change is made anew when another change came first."""
@@ -255,6 +258,7 @@ class NodeBackend:
         try:
             session = await self._sessions.lease(domain)
         except NoLease as why:
+            _log.info("no lease of %s for this request: %s", domain, why.why.code)
             # Another member may hold a lease still, or see the hub when this node does not.
             raise api.CannotServe(str(why)) from None
         call.session_id = "" if session is None else str(session)

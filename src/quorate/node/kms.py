@@ -28,7 +28,9 @@ class KmsServer:
     """Listens from `start` to `stop`; can be started again."""
 
     def __init__(self, app: KmsApp, tls: TlsFiles) -> None:
+        """Raises `BadInput` when the files of `tls` cannot be used."""
         self._tls = tls
+        self._context = _context(tls)
         self._connections = Connections(app)
         self._door: Door | None = None
 
@@ -39,7 +41,7 @@ class KmsServer:
     async def start(self, address: Address) -> None:
         """Raises `PortInUse`, `BadInput`."""
         door = Door(
-            _context(self._tls),
+            self._context,
             self._connections.make,
             half_open=_HALF_OPEN,
             seconds=HEAD_SECONDS,
@@ -48,6 +50,10 @@ class KmsServer:
         door.listen(_shared_socket(address))
         self._door = door
         self._connections.start()
+
+    def take_up_certificate(self) -> None:
+        """New connections are shown the certificate that the files hold now. Raises `BadInput`."""
+        self._tls.take_up(self._context)
 
     async def stop(self) -> None:
         """Stops listening; calls under way have a moment to end."""
@@ -82,5 +88,5 @@ def _context(tls: TlsFiles) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["http/1.1"])
-    context.load_cert_chain(tls.cert_chain, tls.key)
+    tls.take_up(context)
     return context

@@ -18,10 +18,13 @@ from quorate import _core, logs
 from quorate.audit.append import AuditLog
 from quorate.errors import BadInput, QuorateError
 from quorate.host import process
+from quorate.host.certificates import Renewal
 from quorate.host.dispatch import Dispatch, Fields
 from quorate.host.files import replace_file
 from quorate.host.fleet import Fleet
+from quorate.host.log_level import LogLevel
 from quorate.host.run_state import RunState
+from quorate.host.watchdog import Watchdog
 from quorate.hsm import Hsm
 from quorate.ids import HUB, DomainId, NodeId
 from quorate.kms.app import KmsApp
@@ -35,7 +38,6 @@ from quorate.node.journal import Journal
 from quorate.node.kms import KmsServer
 from quorate.node.records import Records
 from quorate.node.sessions import Sessions
-from quorate.node.watchdog import Watchdog
 from quorate.wire.links import LinkDown
 
 _log = logging.getLogger(__name__)
@@ -47,14 +49,21 @@ _CORRUPT = "QUORATE_TESTING_CORRUPT_ANSWERS"
 
 
 async def serve(
-    data: Path, name: str, *, log: Path | None = None, passphrase_file: Path | None = None
+    data: Path,
+    name: str,
+    *,
+    log: Path | None = None,
+    log_format: logs.Format = logs.Format.TEXT,
+    log_level: logs.Level = logs.Level.INFO,
+    passphrase_file: Path | None = None,
 ) -> int:
     """Runs node `name` until SIGTERM or SIGINT; returns the exit code (1: module or audit log failed).
 
     Needs uvloop. `log`: a file to log to, rotated; else stderr. Raises `BadInput`, `PortInUse`,
     `StorageFailed` or `CoreError` when it cannot start.
     """
-    logs.set_up(log)
+    logs.set_up(log, process=name, form=log_format, level=log_level)
+    logs.take_failures(asyncio.get_running_loop())
     process.prepare()
     directory = Directory.of(data, name)
     settings = directory.read_settings()
@@ -68,7 +77,7 @@ async def serve(
         if directory.certificates.renew_when_due(module, settings.tls_names, time.time()):
             _log.info("the TLS certificate was renewed")
         audit = AuditLog(directory.audit_log, now=lambda: datetime.now(UTC))
-        return await Node(directory, settings, hsm, audit, log).run()
+        return await Node(directory, settings, hsm, audit, LogLevel(directory.path, log_level)).run()
     finally:
         if audit is not None:
             audit.close()
@@ -92,14 +101,15 @@ class Node:
     """The parts of one running node."""
 
     def __init__(
-        self, directory: Directory, settings: Settings, hsm: Hsm, audit: AuditLog, log: Path | None
+        self, directory: Directory, settings: Settings, hsm: Hsm, audit: AuditLog, level: LogLevel
     ) -> None:
         self._directory = directory
         self._settings = settings
         self._hsm = hsm
         self._audit = audit
         self._run_state = RunState(directory.run_state)
-        self._watchdog = Watchdog(log)
+        self._log_level = level
+        self._watchdog = Watchdog()
         self._stop = asyncio.Event()
         self._changed = asyncio.Event()
         self._failed = False
@@ -120,6 +130,9 @@ class Node:
         app = KmsApp(backend, Checker(module), kms, time.time)
         backend.forwarder = Forwarder(self._fleet, backend.members, app.handle)
         self._kms = KmsServer(app, directory.tls)
+        self._renewal = Renewal(
+            directory.certificates, module, settings.tls_names, time.time, self._take_up_certificate
+        )
 
         for part in (self._holder, self._epochs, self._sessions, self._records, backend.forwarder):
             part.register(dispatch)
@@ -143,12 +156,12 @@ class Node:
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
             return self._verdict(beating)
         finally:
+            self._watchdog.stop()  # whatever stalls now, the process is to end
             stopping.cancel()
             if beating is not None:
                 beating.cancel()
             await self._kms.stop()
             await self._fleet.close()
-            self._watchdog.stop()
             if not self._failed:
                 self._run_state.remove()
 
@@ -176,6 +189,8 @@ class Node:
         """Every quarter of a second, and at once on a change; returns when the module has failed."""
         while not self._hsm.module.failed:
             self._watchdog.tick()
+            self._log_level.look()
+            self._renewal.tick()
             self._fleet.tick()
             if not self._kms.listening and self._may_listen():
                 await self._kms.start(self._settings.kms)
@@ -188,6 +203,10 @@ class Node:
                     await self._changed.wait()
             except TimeoutError:
                 pass
+
+    def _take_up_certificate(self) -> None:
+        self._kms.take_up_certificate()
+        self._fleet.take_up_certificate()
 
     def _may_listen(self) -> bool:
         """The port is shared: a node that has not seen the hub's records would refuse what others serve."""
@@ -243,6 +262,8 @@ class Node:
             "fleet_port": self._settings.fleet.port,
             "kms": str(self._settings.kms) if self._kms.listening else None,
             "hub": self._fleet.is_up(HUB),
+            "log_level": self._log_level.current,
+            "log_level_configured": self._log_level.configured,
             "domains": domains,
         }
         try:

@@ -8,6 +8,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterable
+from contextvars import Context
 from dataclasses import dataclass, field
 
 from quorate import _core
@@ -245,7 +246,8 @@ class Sessions:
             known.renew = None
         if watch is not None and not watch.is_over(self._now()):
             delay = max(0.0, watch.wake - self._now())
-            known.renew = self._loop.call_later(delay, self._renew, domain)
+            # Not in the context of the request that happened to bring the lease: renewing it is nobody's request.
+            known.renew = self._loop.call_later(delay, self._renew, domain, context=Context())
 
     def _renew(self, domain: DomainId) -> None:
         known = self._domain(domain)

@@ -183,6 +183,6 @@ def _take_place(directory: Directory, module: _core.Module, tls_root: bytes, ans
     module.accept_rekey(rekey)
     check_authority(authority, tls_root, module)
     names = directory.read_settings().tls_names
-    directory.certificates.write(module, names, authority, tls_root)
+    directory.certificates.write(module, names, authority, tls_root, time.time())
     replace_file(directory.fleet_info, fleet_info)
     remove_file(directory.enrolment)

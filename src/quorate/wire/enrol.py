@@ -72,11 +72,13 @@ class EnrolmentDoor:
         """Raises `BadInput` when the files of `tls` cannot be used."""
         self._limits = limits or EnrolmentLimits()
         self._root = load_root(tls.roots)
+        self._tls = tls
+        self._context = tls.enrolment_context()
         self._answer = answer
         self._on_refused = on_refused
         self._answering: set[asyncio.Task[None]] = set()
         self._door = Door(
-            tls.enrolment_context(),
+            self._context,
             self._accepted,
             half_open=self._limits.open,
             seconds=self._limits.seconds,
@@ -86,6 +88,10 @@ class EnrolmentDoor:
     async def start(self, host: str, port: int) -> int:
         """Listens; port 0 takes a free one. Returns the port. Raises `PortInUse` or `BadInput`."""
         return await self._door.open(host, port)
+
+    def take_up_certificate(self) -> None:
+        """New connections are shown the certificate that the files hold now. Raises `BadInput`."""
+        self._tls.take_up(self._context)
 
     async def close(self) -> None:
         """Stops, and cuts off who is still here."""

@@ -59,6 +59,7 @@ class Links:
     ) -> None:
         """Raises `BadInput` when the files of `tls` cannot be used."""
         self._own = own
+        self._tls = tls
         self._client = tls.client_context()
         self._server = tls.server_context()
         self._on_message = on_message
@@ -85,6 +86,11 @@ class Links:
         chosen = await door.open(host, port)
         self._door = door
         return chosen
+
+    def take_up_certificate(self) -> None:
+        """New connections, dialled or accepted, show the certificate that the files hold now. Raises `BadInput`."""
+        self._tls.take_up(self._client)
+        self._tls.take_up(self._server)
 
     def set_peers(self, peers: Mapping[NodeId, Address | None]) -> None:
         """The roster as it is now: whom to dial and let in; links to anybody else end.

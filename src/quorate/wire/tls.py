@@ -57,6 +57,10 @@ class TlsFiles:
         self._load_own(context)
         return context
 
+    def take_up(self, context: ssl.SSLContext) -> None:
+        """The chain and key as the files are now, for connections that begin from now on. Raises `BadInput`."""
+        self._load_own(context)
+
     def _context(self, side: int) -> ssl.SSLContext:
         context = _tls13(side)
         context.verify_mode = ssl.CERT_REQUIRED

@@ -2,6 +2,8 @@
 
 import json
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -33,7 +35,7 @@ def test_the_commands_of_the_contract_are_there() -> None:
         ("hub", "serve"), ("node", "init"), ("node", "invite"), ("node", "enroll"), ("node", "approve"),
         ("node", "serve"), ("node", "list"), ("node", "stop"), ("node", "start"), ("domain", "create"),
         ("domain", "list"), ("domain", "show"), ("domain", "lock"), ("access", "create"), ("access", "list"),
-        ("access", "disable"),
+        ("access", "disable"), ("log-level",),
     }  # fmt: skip
     assert contract <= COMMANDS.keys()
 
@@ -115,10 +117,28 @@ def test_down_leaves_a_strange_directory_alone(quorate: Any, tmp_path: Path) -> 
     assert (tmp_path / "thesis.txt").exists()
 
 
-def test_purge_asks_first(quorate: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_shape(Layout.at(tmp_path), SHAPE)
-    monkeypatch.setattr("typer.confirm", lambda *_, **__: False)
-    assert quorate("down", "--purge", "--data", str(tmp_path)).code == 1
-    assert (tmp_path / "fleet.json").exists()
-    assert quorate("down", "--purge", "--yes", "--data", str(tmp_path)).code == 0
-    assert not tmp_path.exists()
+def test_a_log_level_is_checked_before_anything_is_written(quorate: Any, tmp_path: Path) -> None:
+    layout = Layout.at(tmp_path)
+    (layout.node("node-1") / "module").mkdir(parents=True)
+    assert quorate("log-level", "loud", "--data", str(tmp_path)).code == 2
+    for name, told in (("node-7", "holds no node-7"), ("node-1", "node-1 does not run")):
+        got = quorate("log-level", "debug", name, "--data", str(tmp_path))
+        assert got.code == 1
+        assert told in got.err
+    assert not (layout.node("node-1") / "log-level").exists()
+
+
+def test_the_failure_of_a_service_is_a_line_where_lines_are_json(tmp_path: Path) -> None:
+    """In a process of its own, whose stderr is the same file, as `up` starts it."""
+    log = tmp_path / "hub.log"
+    words = ["hub", "serve", "--data", str(tmp_path), "--log", str(log)]
+    for form in ("text", "json"):
+        log.unlink(missing_ok=True)
+        with log.open("ab") as end:
+            command = [sys.executable, "-m", "quorate", *words, "--log-format", form]
+            assert subprocess.run(command, stderr=end, timeout=60).returncode == 1
+        if form == "text":
+            assert "kept:" in log.read_text()
+    line = json.loads(log.read_text())
+    assert (line["level"], line["process"]) == ("CRITICAL", "hub")
+    assert "there is no hub" in line["message"] and "remedy: run `quorate hub init`" in line["message"]

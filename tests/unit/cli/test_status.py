@@ -4,6 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from cryptography import x509
+from tests.unit.wire.certificates import node_files, root
+
 from quorate.local.layout import Layout
 from quorate.local.operator import create_key
 from quorate.local.status import compose
@@ -44,7 +47,7 @@ def test_with_everything_down_the_shape_is_the_contracts(tmp_path: Path, quorate
     assert found["fleet"].keys() == FLEET.keys()
     assert len(bytes.fromhex(found["fleet"]["id"])) == 16
     assert (found["fleet"]["region"], found["fleet"]["account"]) == ("us-east-1", "000000000000")
-    assert found["hub"] == {"pid": None, "state": "down"}
+    assert found["hub"] == {"pid": None, "state": "down", "certificate_expires": None}
     assert [node["name"] for node in found["nodes"]] == [f"node-{number}" for number in range(1, 6)]
     for node in found["nodes"]:
         assert node.keys() >= {"name", "pid", "role", "state", "zone"}
@@ -53,6 +56,22 @@ def test_with_everything_down_the_shape_is_the_contracts(tmp_path: Path, quorate
     assert (domain["live"], domain["margin"], domain["state"]) == (0, -3, "unavailable")
     assert domain["threshold"] == 3
     assert domain["erasure_debt"] == 0
+
+
+def test_certificates_are_read_from_their_files_when_nothing_runs(tmp_path: Path, quorate: Any) -> None:
+    layout = of_five(tmp_path)
+    made = node_files(tmp_path / "made", root(), "node-2")
+    for directory in (layout.hub, layout.node("node-2")):
+        (directory / "tls").mkdir()
+        (directory / "tls" / "leaf.pem").write_bytes(made.cert_chain.read_bytes())
+    leaf = x509.load_pem_x509_certificate(made.cert_chain.read_bytes())
+    ends = leaf.not_valid_after_utc.isoformat().replace("+00:00", "Z")
+    found = json.loads(quorate("status", "--json", "--data", str(tmp_path)).out)
+    assert found["hub"]["certificate_expires"] == ends
+    assert {node["name"]: node["certificate_expires"] for node in found["nodes"]} == {
+        "node-1": None, "node-2": ends, "node-3": None, "node-4": None, "node-5": None,
+    }  # fmt: skip
+    assert quorate("status", "--data", str(tmp_path)).out.count(ends) == 2
 
 
 def test_a_stranger_with_the_same_pid_is_not_our_node(tmp_path: Path, quorate: Any) -> None:
@@ -88,7 +107,7 @@ def test_the_hubs_word_is_taken_when_it_speaks(tmp_path: Path) -> None:
         "domains": [DOMAIN],
     }
     found = compose(layout, {"pid": 7, "state": "ready"}, {"node-1": run("node-1")}, said)
-    assert found["hub"] == {"pid": 7, "state": "ready"}
+    assert found["hub"] == {"pid": 7, "state": "ready", "certificate_expires": None}
     states = {node["name"]: (node["state"], node["pid"], node["role"]) for node in found["nodes"]}
     assert states == {"node-1": ("lagging", 1001, "holder"), "far": ("ready", None, "backup")}
     assert found["domains"] == [DOMAIN]
@@ -96,7 +115,7 @@ def test_the_hubs_word_is_taken_when_it_speaks(tmp_path: Path) -> None:
 
 def test_a_running_hub_that_says_nothing_is_silent(tmp_path: Path) -> None:
     found = compose(of_five(tmp_path), {"pid": 7, "state": "ready"}, {}, None)
-    assert found["hub"] == {"pid": 7, "state": "silent"}
+    assert found["hub"] == {"pid": 7, "state": "silent", "certificate_expires": None}
 
 
 def test_status_says_that_the_operator_key_is_here(tmp_path: Path, quorate: Any) -> None:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
 
+from quorate import logs
 from quorate.kms import aliases, crypto, keys
 from quorate.kms.backend import CannotServe, DependencyTimeout, KeyUnavailable, Phase
 from quorate.kms.errors import KmsError
@@ -243,9 +246,59 @@ def test_n85_unexpected_failure_answers_an_id_and_logs_no_text(
         client.call("Encrypt", KeyId=key, Plaintext=CANARY)
     assert (failed.value.code, failed.value.status) == ("KMSInternalException", 500)
     assert client.backend.audited[-1].request_id in failed.value.message
-    assert client.backend.audited[-1].request_id in caplog.text and "Unforeseen" in caplog.text
+    assert "Unforeseen" in caplog.text
     assert CANARY.decode() not in caplog.text + failed.value.message
     assert "Traceback" not in failed.value.message
+
+
+def logged(file: Path) -> list[dict[str, str]]:
+    """What our own handler wrote, of the API's own lines."""
+    found = [json.loads(line) for line in file.read_text().splitlines()]
+    return [line for line in found if line["logger"] == "quorate.kms.app"]
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Iterator[Path]:
+    """The file of a process's log, as JSON."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    logs.set_up(tmp_path / "node.log", process="node-1", form=logs.Format.JSON)
+    yield tmp_path / "node.log"
+    root.handlers[0].close()
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+def test_the_id_that_a_client_sees_finds_its_error_in_the_log(client: Client, log: Path) -> None:
+    key = client.key()
+    client.backend.fail_with = Unforeseen(CANARY.decode())
+    broken = client.send(client.signed("Encrypt", {"KeyId": key, "Plaintext": CANARY}))
+    client.backend.fail_with = None
+    wrong = client.send(client.signed("Encrypt", {"KeyId": CANARY.decode(), "Plaintext": CANARY}))
+    stranger = client.signed("Encrypt", {"KeyId": key, "Plaintext": CANARY})
+    refused = client.send(replace(stranger, body=stranger.body + b" "))
+    for response, codes, line in (
+        (broken, (500, "KMSInternalException"), "Encrypt fails: KMSInternalException (500)"),
+        (wrong, (400, "NotFoundException"), "Encrypt fails: NotFoundException (400)"),
+        (refused, (403, "InvalidSignatureException"), "Unknown fails: InvalidSignatureException (403)"),
+    ):
+        assert code(response) == codes
+        seen = dict(response.headers)[b"x-amzn-requestid"].decode()
+        assert line in [each["message"] for each in logged(log) if each.get("request_id") == seen]
+    assert "Unforeseen" in logged(log)[0]["exception"]
+    assert CANARY.decode() not in log.read_text()
+
+
+def test_a_request_that_succeeds_makes_a_line_at_debug_only(client: Client, log: Path) -> None:
+    key = client.key()
+    client.call("Encrypt", KeyId=key, Plaintext=CANARY)
+    assert logged(log) == []
+    logs.set_level(logs.Level.DEBUG)
+    answer = client.send(client.signed("Encrypt", {"KeyId": key, "Plaintext": CANARY}))
+    (line,) = logged(log)
+    assert line["message"] == "Encrypt: OK"
+    assert line["request_id"] == dict(answer.headers)[b"x-amzn-requestid"].decode()
+    assert CANARY.decode() not in log.read_text()
 
 
 @pytest.mark.parametrize("name", sorted(ALL))

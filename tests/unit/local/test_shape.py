@@ -53,6 +53,23 @@ def test_an_impossible_shape_is_refused(wanted: Wanted, tmp_path: Path) -> None:
         settle(Layout.at(tmp_path), wanted)
 
 
+def test_the_logs_settings_may_change_and_last(tmp_path: Path) -> None:
+    layout = Layout.at(tmp_path)
+    write_shape(layout, DEFAULT)
+    changed = settle(layout, Wanted(log_format="json", log_level="debug"))
+    assert (changed.log_format, changed.log_level) == ("json", "debug")
+    write_shape(layout, changed)
+    assert settle(layout, Wanted(nodes=5)) == changed
+
+
+def test_a_file_of_before_the_logs_settings_is_read(tmp_path: Path) -> None:
+    layout = Layout.at(tmp_path)
+    write_shape(layout, DEFAULT)
+    kept = json.loads(layout.shape.read_text())
+    layout.shape.write_text(json.dumps({name: kept[name] for name in kept if not name.startswith("log_")}))
+    assert read_shape(layout) == DEFAULT
+
+
 def test_a_directory_of_somebody_else_is_refused(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
     with pytest.raises(BadInput, match="not empty"):

@@ -1,13 +1,18 @@
 """A thread that starts the process anew when its event loop has stalled.
 
 Here: noticing, telling where each thread stands, and exec. Not here: what may stall a loop.
+
+A stall that holds the interpreter's lock stops this thread too, and so does SIGSTOP: only a service manager sees
+those.
 """
 
 import faulthandler
 import os
 import sys
+import tempfile
 import threading
-from pathlib import Path
+
+from quorate import logs
 
 CHECKS = 10
 """Checks, one a second, without a sign of the loop. Checks and not seconds: a process that was suspended as a
@@ -16,10 +21,9 @@ whole makes none.
 
 
 class Watchdog:
-    """`tick` is called by the loop, several times a second. `log`: where the stacks go, else stderr."""
+    """`tick` is called by the loop, several times a second."""
 
-    def __init__(self, log: Path | None) -> None:
-        self._log = log
+    def __init__(self) -> None:
         self._ticked = threading.Event()
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
@@ -33,7 +37,8 @@ class Watchdog:
 
     def stop(self) -> None:
         self._stopped.set()
-        self._thread.join()
+        if self._thread.ident is not None:
+            self._thread.join()
 
     def _watch(self) -> None:
         missed = 0
@@ -47,8 +52,12 @@ class Watchdog:
                 self._restart()
 
     def _restart(self) -> None:
-        # Not through `logging`: whoever stalls may hold its locks.
-        where = sys.stderr.fileno() if self._log is None else os.open(self._log, os.O_WRONLY | os.O_APPEND)
-        os.write(where, b"the event loop has not run for %d s; the process starts anew\n" % CHECKS)
-        faulthandler.dump_traceback(file=where, all_threads=True)
-        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606
+        try:
+            with tempfile.TemporaryFile() as stacks:
+                faulthandler.dump_traceback(file=stacks, all_threads=True)
+                stacks.seek(0)
+                told = stacks.read().decode(errors="replace").rstrip()
+            message = f"the event loop has not run for {CHECKS} s; the process starts anew"
+            logs.write_past_locks(__name__, message, told)
+        finally:  # a full disk may stall a loop, and takes no line
+            os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606

@@ -21,7 +21,14 @@ Quorate = Callable[..., Outcome]
 
 @pytest.fixture
 def quorate(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Quorate:
-    for name in ("QUORATE_DATA", "QUORATE_NODES", "QUORATE_PORT", "QUORATE_THRESHOLD"):
+    for name in (
+        "QUORATE_DATA",
+        "QUORATE_NODES",
+        "QUORATE_PORT",
+        "QUORATE_THRESHOLD",
+        "QUORATE_LOG_FORMAT",
+        "QUORATE_LOG_LEVEL",
+    ):
         monkeypatch.delenv(name, raising=False)
 
     def run(*words: str) -> Outcome:
