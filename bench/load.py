@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, cast
 from urllib.parse import urlsplit
 
+import aiofastnet
 from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
@@ -169,7 +170,9 @@ class Connection:
 
 async def connect(endpoint: Endpoint) -> Connection:
     where = urlsplit(endpoint.url)
-    reader, writer = await asyncio.open_connection(where.hostname, where.port, ssl=_context(endpoint))
+    reader, writer = await aiofastnet.open_connection(
+        asyncio.get_running_loop(), where.hostname, where.port, ssl=_context(endpoint)
+    )
     return Connection(reader, writer, endpoint)
 
 
@@ -206,7 +209,8 @@ async def run(
     where = urlsplit(endpoint.url)
     made: list[_Connection] = []
     for number in range(connections if keep else 0):
-        _, protocol = await asyncio.get_running_loop().create_connection(
+        _, protocol = await aiofastnet.create_connection(
+            asyncio.get_running_loop(),
             lambda number=number: _Connection(more(number), measured),  # type: ignore[misc]
             where.hostname,
             where.port,

@@ -182,9 +182,11 @@ def _told(error: BaseException, depth: int = 0) -> Iterator[str]:
 
 def _in_loop(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     """The loop's own text would name the task's result or exception."""
-    _log.error(
-        "in the event loop: %s", context["message"].partition(":")[0], exc_info=context.get("exception")
-    )
+    why = context.get("exception")
+    error = why if isinstance(why, BaseException) else None  # aiofastnet 1.2 gives a class in its place
+    # Anybody can leave before a handshake is done, as often as he likes.
+    level = logging.DEBUG if context["message"].startswith("SSL handshake failed") else logging.ERROR
+    _log.log(level, "in the event loop: %s", context["message"].partition(":")[0], exc_info=error)
 
 
 def _uncaught(where: str, error: BaseException | None) -> None:

@@ -222,7 +222,15 @@ def _status_text(found: dict[str, Any]) -> str:
         for each in found["domains"]
     ]
     domains = table(["domain", "quorum", "epoch", "live", "margin", "erasure debt", "state"], rows)
-    return "\n".join([head, f"hub {hub['state']}{pid}{until}", "", nodes_table(found["nodes"]), "", domains])
+    lines = [head, f"hub {hub['state']}{pid}{until}", "", nodes_table(found["nodes"]), "", domains]
+    unlocked = ["hub"] if hub["memory_locked"] is False else []
+    unlocked += [node["name"] for node in found["nodes"] if node["memory_locked"] is False]
+    if unlocked:
+        lines += [
+            "",
+            f"secrets of {', '.join(unlocked)} can be swapped to disk: QUORATE_ALLOW_UNLOCKED_MEMORY=1",
+        ]
+    return "\n".join(lines)
 
 
 def doctor(

@@ -62,7 +62,7 @@ async def serve(
     """
     logs.set_up(log, process=HUB.value, form=log_format, level=log_level)
     logs.take_failures(asyncio.get_running_loop())
-    process.prepare()
+    locked = process.prepare()
     directory = Directory.of(data)
     settings = directory.read_settings()
     hsm = Hsm(_core.Module.open(directory.module, passphrase_file=passphrase_file))
@@ -85,7 +85,7 @@ async def serve(
         # The vault knows of every start, an old copy of the database does not.
         term = await database.raise_term(at_least=module.boot)
         level = LogLevel(directory.path, log_level)
-        return await Hub(directory, settings, hsm, audit, database, term, level).run()
+        return await Hub(directory, settings, hsm, audit, database, term, level, locked).run()
     finally:
         if database is not None:
             await database.close()
@@ -106,6 +106,7 @@ class Hub:
         database: Database,
         term: int,
         level: LogLevel,
+        memory_locked: bool,
     ) -> None:
         self._directory = directory
         self._settings = settings
@@ -115,6 +116,7 @@ class Hub:
         self._term = term
         self._run_state = RunState(directory.run_state)
         self._log_level = level
+        self._memory_locked = memory_locked
         self._watchdog = Watchdog()
         self._stop = asyncio.Event()
         self._ready = False
@@ -241,6 +243,7 @@ class Hub:
         state = {
             "pid": os.getpid(),
             "state": "ready" if self._ready else "starting",
+            "memory_locked": self._memory_locked,
             "fleet_port": self._settings.fleet.port,
             "enrol_port": self._settings.enrol.port,
             "version": _core.build_info()["version"],

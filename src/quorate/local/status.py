@@ -69,6 +69,7 @@ def compose(
             "pid": hub_run["pid"] if hub_run else None,
             "state": hub_state,
             "certificate_expires": certificate_expires(layout.hub),
+            "memory_locked": (hub_run or {}).get("memory_locked"),
         },
         "nodes": nodes,
         "domains": domains,
@@ -124,6 +125,7 @@ def _nodes(
                 "kms": run["kms"] if run else None,
                 "here": name in runs,
                 "certificate_expires": certificate_expires(layout.node(name)) if name in runs else None,
+                "memory_locked": (run or {}).get("memory_locked"),
                 "leases": {
                     domain["name"]: domain["lease_seconds"] for domain in (run or {}).get("domains", [])
                 },

@@ -64,7 +64,7 @@ async def serve(
     """
     logs.set_up(log, process=name, form=log_format, level=log_level)
     logs.take_failures(asyncio.get_running_loop())
-    process.prepare()
+    locked = process.prepare()
     directory = Directory.of(data, name)
     settings = directory.read_settings()
     if not directory.is_enrolled:
@@ -77,7 +77,7 @@ async def serve(
         if directory.certificates.renew_when_due(module, settings.tls_names, time.time()):
             _log.info("the TLS certificate was renewed")
         audit = AuditLog(directory.audit_log, now=lambda: datetime.now(UTC))
-        return await Node(directory, settings, hsm, audit, LogLevel(directory.path, log_level)).run()
+        return await Node(directory, settings, hsm, audit, LogLevel(directory.path, log_level), locked).run()
     finally:
         if audit is not None:
             audit.close()
@@ -101,7 +101,13 @@ class Node:
     """The parts of one running node."""
 
     def __init__(
-        self, directory: Directory, settings: Settings, hsm: Hsm, audit: AuditLog, level: LogLevel
+        self,
+        directory: Directory,
+        settings: Settings,
+        hsm: Hsm,
+        audit: AuditLog,
+        level: LogLevel,
+        memory_locked: bool,
     ) -> None:
         self._directory = directory
         self._settings = settings
@@ -109,6 +115,7 @@ class Node:
         self._audit = audit
         self._run_state = RunState(directory.run_state)
         self._log_level = level
+        self._memory_locked = memory_locked
         self._watchdog = Watchdog()
         self._stop = asyncio.Event()
         self._changed = asyncio.Event()
@@ -156,6 +163,7 @@ class Node:
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
             return self._verdict(beating)
         finally:
+            module.drop_uses()  # calls under way that need more than they have are refused; others serve them
             self._watchdog.stop()  # whatever stalls now, the process is to end
             stopping.cancel()
             if beating is not None:
@@ -260,6 +268,7 @@ class Node:
             "zone": self._settings.zone,
             "state": self._state,
             "fleet_port": self._settings.fleet.port,
+            "memory_locked": self._memory_locked,
             "kms": str(self._settings.kms) if self._kms.listening else None,
             "hub": self._fleet.is_up(HUB),
             "log_level": self._log_level.current,

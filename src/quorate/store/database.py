@@ -14,20 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, delete, event, func, insert, select, update
+from sqlalchemy import Connection, delete, event, func, insert, inspect, select, text, update
 from sqlalchemy.exc import DatabaseError, IntegrityError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from quorate.errors import BadInput, DataDirectoryMismatch, NewerFormat, StorageFailed
-from quorate.store.schema import attempts, enrolments, meta, records, spent, tokens
+from quorate.store.schema import SCHEMAS, attempts, enrolments, meta, records, spent, tokens
 
 SPENT_SECONDS = 600
 """How long a request's signature is remembered."""
-_MIGRATIONS = Path(__file__).parent / "migrations"
 
 
 class TokenUsed(Exception):
@@ -125,10 +120,14 @@ class Database:
         return database
 
     def _migrate(self, connection: Connection) -> None:
-        config = _alembic()
-        config.attributes["connection"] = connection
-        check_schema(self._path, MigrationContext.configure(connection).get_current_revision())
-        command.upgrade(config, "head")
+        found = None
+        if inspect(connection).has_table("alembic_version"):
+            found = connection.scalar(text("SELECT version_num FROM alembic_version"))
+        check_schema(self._path, found)
+        if found != SCHEMAS[-1]:
+            from quorate.store.upgrade import upgrade
+
+            upgrade(connection)
 
     async def close(self) -> None:
         await self._engine.dispose()
@@ -310,17 +309,10 @@ class Database:
             return [AttemptRow(**row._mapping) for row in await connection.execute(query)]
 
 
-def _alembic() -> Config:
-    config = Config()
-    config.set_main_option("script_location", str(_MIGRATIONS))
-    return config
-
-
 def check_schema(path: Path, found: str | None) -> None:
     """Raises `NewerFormat` for a schema that this build does not know; None, of an empty file, is fine."""
-    known = [step.revision for step in ScriptDirectory.from_config(_alembic()).walk_revisions()]
-    if found is not None and found not in known:
-        raise NewerFormat(path, found=f"schema {found}", reads=f"schema {known[0]}")
+    if found is not None and found not in SCHEMAS:
+        raise NewerFormat(path, found=f"schema {found}", reads=f"schema {SCHEMAS[-1]}")
 
 
 def _on_connect(connection: Any, _record: object) -> None:

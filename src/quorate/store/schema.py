@@ -15,6 +15,9 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
+SCHEMAS = ("0001",)
+"""All that there were, by the names of their migrations; the last is this one."""
+
 metadata = MetaData(
     naming_convention={
         "ix": "ix_%(column_0_label)s",

@@ -4,12 +4,15 @@ import asyncio
 import resource
 import sqlite3
 import stat
+import subprocess
+import sys
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from alembic import op
+from alembic.script import ScriptDirectory
 
 from quorate.errors import BadInput, DataDirectoryMismatch, NewerFormat, StorageFailed
 from quorate.store.database import (
@@ -21,6 +24,8 @@ from quorate.store.database import (
     current_epochs,
     highest_epochs,
 )
+from quorate.store.schema import SCHEMAS
+from quorate.store.upgrade import configuration
 
 FLEET = b"f" * 16
 TOKEN, OTHER_TOKEN = b"t" * 16, b"u" * 16
@@ -336,3 +341,18 @@ def test_attempts_keep_what_a_later_phase_does_not_name(path: Path) -> None:
         assert {domain: row.epoch for domain, row in current_epochs(rows).items()} == {"d": 2}
 
     with_database(path, work)
+
+
+def test_the_schemas_known_are_those_of_the_migrations() -> None:
+    steps = [step.revision for step in ScriptDirectory.from_config(configuration()).walk_revisions()]
+    assert tuple(reversed(steps)) == SCHEMAS
+
+
+def test_a_current_database_is_opened_without_alembic(path: Path) -> None:
+    with_database(path, nothing)
+    program = (
+        "import asyncio, sys\nfrom pathlib import Path\nfrom quorate.store.database import Database\n"
+        f"async def main() -> None:\n    await (await Database.open(Path({str(path)!r}), {FLEET!r})).close()\n"
+        "asyncio.run(main())\nassert not any(name.startswith('alembic') for name in sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
