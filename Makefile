@@ -4,7 +4,7 @@ PY := .venv/bin/python
 FILE ?=
 export CARGO_TARGET_DIR := $(CURDIR)/core/target
 
-.PHONY: help setup demo test check rust bench attacks lock testing-core wheel clean
+.PHONY: help setup demo test check rust bench soak attacks lock testing-core wheel clean
 
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -34,6 +34,9 @@ test: check rust testing-core ## every test; CI calls exactly this
 
 bench: testing-core ## cold session and its parts, measured in one run
 	$(PY) bench/fleet.py
+
+soak: setup ## a fleet under checked load while nodes are killed (MINUTES=20, SEED=…, JSON=FILE)
+	$(PY) bench/soak.py --minutes $(or $(MINUTES),20) $(if $(SEED),--seed $(SEED)) $(if $(JSON),--json "$(JSON)")
 
 attacks: ## fill in which tests show what in docs/attacks.md
 	@python3 scripts/attacks.py
