@@ -7,6 +7,7 @@ import asyncio
 import errno
 import socket
 import ssl
+from typing import Any
 
 import aiofastnet
 
@@ -37,6 +38,7 @@ class KmsServer:
 
     async def start(self, address: Address) -> None:
         """Raises `PortInUse`, `BadInput`."""
+        asyncio.get_running_loop().set_exception_handler(_tell)
         listener = _shared_socket(address)
         try:
             # Its TLS takes half of uvloop's time for each request.
@@ -63,6 +65,15 @@ class KmsServer:
         self._server.close()
         self._server = None
         await self._connections.stop(_GRACE_SECONDS)
+
+
+def _tell(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """What the loop tells of, but clients that left before their handshake: anybody can do that, as often as they like.
+
+    aiofastnet (1.2) tells of each, and by a class in an exception's place, at which `logging` fails: sixty lines.
+    """
+    if context.get("exception") is not ConnectionResetError:
+        loop.default_exception_handler(context)
 
 
 def _shared_socket(address: Address) -> socket.socket:
