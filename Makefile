@@ -4,7 +4,7 @@ PY := .venv/bin/python
 FILE ?=
 export CARGO_TARGET_DIR := $(CURDIR)/core/target
 
-.PHONY: help setup demo test check rust bench attacks lock testing-core wheel clean
+.PHONY: help setup demo test check rust bench soak attacks lock testing-core wheel clean
 
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -35,6 +35,9 @@ test: check rust testing-core ## every test; CI calls exactly this
 bench: setup ## every promised figure, measured in one run: a table, and JSON (JSON=…, core/target/bench.json)
 	@scripts/bench-peer.sh
 	$(PY) bench/run.py --peer .venv/peer/bin/moto_server --json $(or $(JSON),core/target/bench.json)
+
+soak: setup ## a fleet under checked load while nodes are killed (MINUTES=20, SEED=…, JSON=FILE)
+	$(PY) bench/soak.py --minutes $(or $(MINUTES),20) $(if $(SEED),--seed $(SEED)) $(if $(JSON),--json "$(JSON)")
 
 attacks: ## fill in which tests show what in docs/attacks.md
 	@python3 scripts/attacks.py
