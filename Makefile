@@ -30,6 +30,7 @@ rust: ## Rust unit and property tests, official vectors
 	cargo test --manifest-path core/Cargo.toml --locked --features testing
 
 test: check rust testing-core ## every test; CI calls exactly this
+	@scripts/system-packages.sh tests
 	QUORATE_TESTING_PATH=$(CURDIR)/.venv/testing $(PY) -m pytest
 
 bench: setup ## every promised figure, measured in one run: a table, and JSON (JSON=…, core/target/bench.json)

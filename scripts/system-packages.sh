@@ -1,9 +1,11 @@
 #!/bin/sh
-# Installs the system's packages that the build and the tests need, where they are missing (Debian and its kin).
+# Installs the system's packages that the build needs, and with `tests` those that the tests need, where they are
+# missing (Debian and its kin).
 set -eu
 missing=""
 command -v cc >/dev/null 2>&1 || missing="$missing gcc libc6-dev"
 "$(dirname "$0")/find-python.sh" >/dev/null 2>&1 || missing="$missing python3 python3-venv"
+[ "${1:-}" != tests ] || command -v gcore >/dev/null 2>&1 || missing="$missing gdb"
 if [ -n "$missing" ]; then
     echo "setup: installing$missing" >&2
     as_root=""

@@ -1,6 +1,10 @@
 """What the memory of a running fleet holds, read as root: secrets in the locked arena alone, and only while in use."""
 
+import ctypes
+import json
 import os
+import resource
+import signal
 import subprocess
 import sys
 import tempfile
@@ -17,6 +21,8 @@ NAMES = ("hub", "node-1", "node-2", "node-3", "node-4", "node-5")
 STANDING = 5
 """What a module keeps in the arena: its two identity seeds, its vault's root, the fleet key, and what that wraps
 tokens with."""
+
+CAP_IPC_LOCK, CAP_SYS_PTRACE = 14, 19
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="reading another process's memory needs root"),
@@ -41,10 +47,18 @@ class Watched(Fleet):
         """By the processes that run now, not by those that set the fleet up."""
         return set().union(*(scanner.kept(self.needles, pid) for pid in self.pids.values()))
 
-    def live(self) -> set[bytes]:
-        """What lies in all arenas; a slot holds 32 bytes, and what is longer."""
-        slots = set().union(*(scanner.arena(pid) for pid in self.pids.values()))
+    def live(self, names: tuple[str, ...] = NAMES) -> set[bytes]:
+        """What lies in their arenas; a slot holds 32 bytes, and what is longer."""
+        slots = set().union(*(scanner.arena(int(self.run_of(name)["pid"])) for name in names))
         return {slot[:32] for slot in slots}
+
+    def is_ready(self, nodes: int) -> bool:
+        found = self.status()
+        return [node["state"] for node in found["nodes"]] == ["ready"] * nodes and bool(found["domains"])
+
+    @property
+    def testing(self) -> dict[str, str]:
+        return {name: self.cli.env[name] for name in ("PYTHONPATH", "QUORATE_TESTING_NEEDLES")}
 
     def search(self, needles: set[bytes]) -> list[str]:
         found = scanner.Search(needles)
@@ -129,13 +143,126 @@ def test_n87_a_lock_leaves_nothing_of_the_lease_and_the_session(watched: Watched
         assert len(scanner.arena(pid)) <= STANDING + 1
 
 
+def test_n87_nothing_is_left_of_a_lease_that_ended_by_itself(watched: Watched) -> None:
+    watched.cli("domain", "create", "brief", "--lease-seconds", "2")
+    kms = watched.client()
+    tags = [{"TagKey": "quorate:domain", "TagValue": "brief"}]
+    use(watched, kms.create_key(Tags=tags)["KeyMetadata"]["KeyId"])
+    before = watched.live()
+    watched.lock()  # the other domain's lease is none of this
+    until(lambda: before - watched.live(), what="the end of the lease")
+    until(
+        lambda: all(len(scanner.arena(pid)) <= STANDING + 1 for pid in watched.pids.values()),
+        what="empty arenas",
+    )
+    assert watched.search(watched.let_go()) == []
+
+
+def test_n87_a_node_that_begins_to_stop_has_dropped_all_that_was_in_use(watched: Watched, key: str) -> None:
+    use(watched, key)
+    _, busy = max((len(scanner.arena(pid)), name) for name, pid in watched.pids.items() if name != "hub")
+    pid = watched.pids[busy]
+    before = scanner.arena(pid)
+    assert len(before) > STANDING + 1
+    os.kill(pid, signal.SIGTERM)
+    while len(scanner.arena(pid)) >= len(before):  # no pause: what follows is quick
+        assert Path(f"/proc/{pid}/maps").read_bytes(), "it ended with its arena as it was"
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        assert len(scanner.arena(pid)) <= STANDING
+        assert scanner.Search({slot[:32] for slot in before - scanner.arena(pid)}).process(pid) == []
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    until(lambda: not Path(f"/proc/{pid}/maps").exists(), what="the end")
+    watched.start(busy, **watched.testing)
+    watched.until_live(5)
+
+
+def test_n87_the_command_that_set_up_a_fleet_keeps_none_of_its_secrets(tmp_path: Path) -> None:
+    """`up` without `--detach` stays: it has opened the operator key, and made modules and an access key."""
+    fleet = Watched(tmp_path)
+    up = fleet.cli.start("up", "--port", "0", "--nodes", "3", "--threshold", "2")
+    try:
+        until(lambda: (fleet.data / "hub/run.json").exists() and fleet.is_ready(3), 60, what="the fleet")
+        needles = scanner.kept(fleet.needles, up.pid) | fleet.live(NAMES[:4])
+        assert len(needles) > 10
+        # But for the access key's secret, which it wrote to DATA/credentials as text (docs/threat-model.md).
+        shown = fleet.env["AWS_SECRET_ACCESS_KEY"].encode()
+        assert {hit.needle for hit in scanner.Search(needles).process(up.pid)} <= {shown}
+        assert scanner.arena(up.pid) == set()
+    finally:
+        up.send_signal(signal.SIGTERM)
+        up.communicate(timeout=60)
+        fleet.down()
+
+
+@pytest.mark.parametrize("hardened", [False, True], ids=["any other process", "a process of ours"])
+def test_n86_gcore_fails_as_a_user_without_privileges(tmp_path: Path, hardened: bool) -> None:
+    """The process's own user, without the right to trace whatever he likes; else the test could not fail."""
+    first = "__import__('quorate._core')._core.harden_process()" if hardened else "pass"
+    with subprocess.Popen(
+        [sys.executable, "-c", f"{first}; print(flush=True); input()"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        preexec_fn=lambda: drop(CAP_SYS_PTRACE),
+    ) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline()
+        ran = subprocess.run(
+            ["gcore", "-o", tmp_path / "core", str(child.pid)],
+            preexec_fn=lambda: drop(CAP_SYS_PTRACE),
+            capture_output=True,
+            timeout=60,
+        )
+        child.kill()
+    assert (ran.returncode == 0, bool(list(tmp_path.iterdir()))) == (not hardened, not hardened)
+
+
+def drop(capability: int) -> None:
+    """What is executed next can not have it, root or not (prctl PR_CAPBSET_DROP)."""
+    assert ctypes.CDLL(None).prctl(24, capability, 0, 0, 0) == 0
+
+
+def test_n86_without_locked_memory_nothing_starts_unless_it_is_allowed(tmp_path: Path) -> None:
+    def run(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        def limit() -> None:
+            drop(CAP_IPC_LOCK)
+            resource.setrlimit(resource.RLIMIT_MEMLOCK, (0, 0))
+
+        command = [sys.executable, "-m", "quorate", *words, "--data", str(tmp_path / "data")]
+        return subprocess.run(
+            command,
+            env=os.environ | environment,
+            preexec_fn=limit,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+
+    shape = ("up", "--detach", "--port", "0", "--nodes", "3", "--threshold", "2")
+    refused = run(*shape)
+    assert refused.returncode == 1
+    assert "cannot lock 1048576 bytes for secrets" in refused.stderr
+    assert "ulimit -l" in refused.stderr
+    try:
+        allowed = run(*shape, QUORATE_ALLOW_UNLOCKED_MEMORY="1")
+        assert allowed.returncode == 0, allowed.stderr
+        found = json.loads(run("status", "--json").stdout)
+        assert [found["hub"]["memory_locked"], *(node["memory_locked"] for node in found["nodes"])] == [
+            False
+        ] * 4
+        assert "secrets of hub, node-1, node-2, node-3 can be swapped to disk" in run("status").stdout
+    finally:
+        run("down", "--purge", "--yes")
+
+
 def test_without_wiping_the_scanner_finds_what_was_let_go(watched: Watched, key: str) -> None:
     """The last one here: a fleet that wipes nothing."""
     for name in NAMES[1:]:
         watched.kill(name)
         watched.start(
             name,
-            **{name: watched.cli.env[name] for name in ("PYTHONPATH", "QUORATE_TESTING_NEEDLES")},
+            **watched.testing,
             QUORATE_TESTING_NO_WIPING="1",
         )
     watched.until_live(5)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 TOOL = runpy.run_path(str(ROOT / "scripts/attacks.py"))
-DUE = {*range(1, 12), 16, *range(55, 59), 62, 64, *range(70, 83), 84, 85, 90, 92, 96, 97}
+DUE = {*range(1, 12), 16, *range(55, 59), 62, 64, *range(70, 83), *range(84, 88), 90, 92, 96, 97}
 """What this version reaches."""
 
 

@@ -25,6 +25,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
 
+import msgspec
+
 from quorate.errors import BadInput, NewerFormat, StorageFailed
 
 Value = str | int | float | bool | None | list[str]
@@ -37,7 +39,7 @@ MAX_LINE = 64 * 1024
 
 _GENESIS = "0" * 64
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,63}", re.ASCII)
-_encode = json.JSONEncoder(ensure_ascii=True, allow_nan=False, separators=(",", ":")).encode
+_encode_in_ascii = json.JSONEncoder(ensure_ascii=True, allow_nan=False, separators=(",", ":")).encode
 _MAX_INT = 2**63
 
 
@@ -173,9 +175,10 @@ def check(record: Mapping[str, Value]) -> str:
     for name, value in record.items():
         if type(name) is not str or not _is_name(name):
             raise _bad("the name of a member of an audit record is 1 to 64 of a-z, 0-9 and _, a letter first")
-        if not _fits(value):
+        if not (type(value) is str and len(value) <= MAX_TEXT) and not _fits(value):
             raise _bad(f"{name!r} of an audit record is a {type(value).__name__} that may not stand there")
-    text = _encode(dict(record))
+    encoded = msgspec.json.encode(record)
+    text = encoded.decode("ascii") if encoded.isascii() else _encode_in_ascii(dict(record))
     if len(text) > MAX_LINE - 512:
         raise _bad(f"an audit record is at most {MAX_LINE - 512} bytes, got {len(text)}")
     return text

@@ -31,6 +31,12 @@ def create(
         int | None, typer.Option(help="How many shards open it.", show_default="half + 1")
     ] = None,
     shards: Annotated[int | None, typer.Option(help="How many there are.", show_default="one a node")] = None,
+    lease_seconds: Annotated[
+        int, typer.Option(min=1, max=3600, help="How long a node may use the key after a session.")
+    ] = 30,
+    lease_uses: Annotated[
+        int, typer.Option(min=1, max=1_000_000, help="How often a node may use the key after a session.")
+    ] = 10_000,
     mode: Annotated[str, typer.Option(help="reconstruct")] = "reconstruct",
     dealer: Annotated[str, typer.Option(help="hub")] = "hub",
     operator: OperatorDir = None,
@@ -57,7 +63,8 @@ def create(
         raise typer.BadParameter(str(why), param_hint="NAME") from why
     key = acts.open_key(operator_directory(data, operator), operator_passphrase)
     hub = AdminClient(Layout.at(data).admin_socket)
-    made = asyncio.run(acts.create_domain(key, hub, name, threshold=threshold, shards=shards))
+    lease = acts.Lease(lease_seconds, lease_uses)
+    made = asyncio.run(acts.create_domain(key, hub, name, threshold=threshold, shards=shards, lease=lease))
     for step in made.get("steps", []):
         say(f"  {step['step']:<12} {step['ms']:8.1f} ms")
     result(made, as_json=json, text=f"{name}: {made['threshold']} of {made['shards']}, epoch {made['epoch']}")

@@ -20,8 +20,14 @@ CLOCK_SLACK = 3600
 USES_PER_EPOCH = 1_000_000_000
 RATE_PER_SECOND = 1000
 BURST = 2000
-LEASE_SECONDS = 30
-LEASE_USES = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """How long, and how often, a node may use a domain's key after a session."""
+
+    seconds: int = 30
+    uses: int = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +117,13 @@ async def approve(key: _core.Operator, hub: AdminClient, name: str, *, fingerpri
 
 
 async def create_domain(
-    key: _core.Operator, hub: AdminClient, name: str, *, threshold: int | None, shards: int | None
+    key: _core.Operator,
+    hub: AdminClient,
+    name: str,
+    *,
+    threshold: int | None,
+    shards: int | None,
+    lease: Lease = Lease(),
 ) -> dict[str, Any]:
     """Charters a domain over all holders of the fleet and has the hub create it.
 
@@ -135,8 +147,8 @@ async def create_domain(
         uses_per_epoch=USES_PER_EPOCH,
         rate_per_second=RATE_PER_SECOND,
         burst=BURST,
-        lease_seconds=LEASE_SECONDS,
-        lease_uses=LEASE_USES,
+        lease_seconds=lease.seconds,
+        lease_uses=lease.uses,
         parent=await hub.charter(name),
     )
     return await hub.create_domain(charter, threshold=wanted, shards=indices)

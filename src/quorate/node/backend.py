@@ -233,11 +233,11 @@ class NodeBackend:
         self, call: Call, domain: DomainId, command: Callable[[], T], also: DomainId | None = None
     ) -> T:
         """Runs a command that needs a lease of `domain` (and of `also`), getting what is missing."""
-        needed = {domain} | ({also} if also is not None else set())
-        need.set(Need(domain, time.monotonic() + TOTAL_SECONDS))
-        for name in sorted(needed):
+        begun = time.monotonic()
+        needed = [domain] if also is None or also == domain else sorted((domain, also))
+        for name in needed:
             if name not in self._epochs.current:
-                need.set(Need(name, time.monotonic() + TOTAL_SECONDS))
+                need.set(Need(name, begun + TOTAL_SECONDS))
                 raise api.CannotServe
         for _ in range(_ATTEMPTS):
             try:
@@ -249,7 +249,8 @@ class NodeBackend:
                 for name in needed:
                     self._sessions.used(name)
                 return result
-            for name in sorted(needed):
+            need.set(Need(domain, begun + TOTAL_SECONDS))
+            for name in needed:
                 if self._module.lease(name.value) is None:
                     await self._get_lease(call, name)
         raise api.KeyUnavailable

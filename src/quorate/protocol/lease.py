@@ -26,7 +26,9 @@ class LeaseWatch:
 
     def on_use(self, now: Instant) -> tuple["LeaseWatch", bool]:
         """(next state, whether to renew now)."""
-        return replace(self, used=self.used + 1)._due(now)
+        # Not `replace`, which takes four times as long: this is on the way of every call.
+        used = LeaseWatch(self.began, self.seconds, self.uses, self.used + 1, self.renewing, self.not_before)
+        return used._due(now)
 
     def on_time(self, now: Instant) -> tuple["LeaseWatch", bool]:
         """At `wake`, or at any other time."""

@@ -66,11 +66,13 @@ def test_an_answer_does_not_wait_for_the_acknowledgement_of_what_came_before(tmp
             port = free.getsockname()[1]
         server = KmsServer(Answers(), tls)  # type: ignore[arg-type]
         await server.start(Address("127.0.0.1", port))
-        _, bare = await asyncio.open_connection("127.0.0.1", port)
-        here = bare.get_extra_info("sockname")
-        while not (found := _options(here)):
-            await asyncio.sleep(0)
-        bare.close()
+        trusted = ssl.create_default_context(cafile=str(tls.roots))
+        trusted.check_hostname = False
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=trusted)
+        writer.write(b"GET /healthz HTTP/1.1\r\nhost: node\r\n\r\n")
+        await reader.readline()
+        found = _options(writer.get_extra_info("sockname"))
+        writer.close()
         await server.stop()
         assert found == [1]
 
