@@ -3,8 +3,11 @@
 # src/quorate. PYTHONPATH=.venv/testing runs a process on it; nothing shipped ever holds it.
 set -eu
 cd "$(dirname "$0")/.."
-target=${CARGO_TARGET_DIR:-core/target}
-PYO3_PYTHON="$PWD/.venv/bin/python" cargo build --quiet --manifest-path core/Cargo.toml --locked --features testing,extension-module
+target=${CARGO_TARGET_DIR:-$PWD/core/target}
+# What maturin told pyo3 about Python: told something else, pyo3 and the core would be built anew each time.
+PYO3_CONFIG_FILE=$(find "$target/maturin" -name 'pyo3-config-*.txt' | head -n 1)
+export PYO3_CONFIG_FILE
+cargo build --quiet --manifest-path core/Cargo.toml --locked --features testing,extension-module
 dir=.venv/testing/quorate
 rm -rf "$dir"
 mkdir -p "$dir"

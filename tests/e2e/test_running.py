@@ -207,7 +207,7 @@ def shorten(fleet: Fleet, name: str, seconds: int) -> x509.Certificate:
 @pytest.mark.parametrize("name", ["node-3", "hub"])
 def test_a_running_process_renews_its_certificate_and_new_connections_see_it(name: str, whole: Fleet) -> None:
     whole.cli("down")
-    short = shorten(whole, name, 30)  # due after 20 s
+    short = shorten(whole, name, 18)  # due after 12 s
     assert status_of(whole, name)["certificate_expires"] == rfc3339(short)
     whole.up()
     run = whole.run_of(name)
