@@ -197,8 +197,8 @@ class Client:
 
     def _alias(self) -> None:
         """Made, used, listed, taken away. After a retry, an answer may tell that the first attempt did it."""
-        self._aliases += 1
-        name, key = f"alias/soak/{self._name}-{self._aliases}", self._key()
+        self._aliases += 1  # few names, again and again: nodes keep the last version of each record for good
+        name, key = f"alias/soak/{self._name}-{self._aliases % 4}", self._key()
         self._call("create_alias", {"AliasName": name, "TargetKeyId": key}, again={"AlreadyExistsException"})
         self._describes(name, key)
         listed = self._call("list_aliases", {"KeyId": key, "Limit": 100})["Aliases"]
