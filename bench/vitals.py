@@ -1,8 +1,9 @@
 """What /proc says of the fleet's processes: memory, threads, open files, processor time; and whether they grow.
 
 A process that runs all the time is compared with itself: the medians of two windows, the first after a warm-up (of
-a run of 20 minutes: its third minute) and the last. Processes that are killed and started again are compared at
-equal age: those of the first half of the run with those of the second.
+a run of 20 minutes: its seventh minute, since a node remembers requests for data keys for five) and the last.
+Processes that are killed and started again are compared at equal age: those of the first half of the run with those
+of the second.
 
 Here: reading, and this arithmetic. Not here: which process is whose, what growth is too much.
 """
@@ -15,7 +16,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-WARM = 0.10
+WARM = 0.30
 WINDOW = 0.05
 """Parts of the run: when the first window begins, and how long both are."""
 AGE_SECONDS = 20.0
