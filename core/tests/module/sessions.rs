@@ -428,6 +428,7 @@ fn a_module_that_begins_to_stop_drops_its_leases_and_sessions() {
         fleet.node(1).receive(answer).expect("taken");
     }
     assert!(is_unlocked(&fleet, 1));
+    fleet.clock.advance(SLOT_TTL);
     let (_, waiting) = answers(&mut fleet);
     fleet.node(1).drop_uses().expect("dropped");
     assert!(!is_unlocked(&fleet, 1));
