@@ -23,6 +23,7 @@ from typing import Any, cast
 from urllib.parse import urlsplit
 
 import aiofastnet
+import boto3
 from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
@@ -251,8 +252,6 @@ def _processor_seconds() -> float:
 
 def call(endpoint: Endpoint, operation: str, members: dict[str, Any]) -> dict[str, Any]:
     """One call, outside of any measurement."""
-    import boto3
-
     client = boto3.client(
         "kms",
         endpoint_url=endpoint.url,

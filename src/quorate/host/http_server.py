@@ -1,6 +1,6 @@
 """An ASGI application behind one listening socket, within a process that has other things to do.
 
-Here: starting and stopping uvicorn (on httptools), and the settings that every server of ours has.
+Here: starting and stopping uvicorn (on httptools), and its settings.
 Not here: which socket, which application.
 """
 
@@ -16,10 +16,10 @@ import uvicorn
 class HttpServer:
     """Listens from `start` to `stop`; can be started again."""
 
-    def __init__(self, app: Any, *, grace: int, **settings: Any) -> None:
-        """`grace`: seconds that calls under way may take when it stops. `settings`: further ones of uvicorn's."""
+    def __init__(self, app: Any, *, grace: int) -> None:
+        """`grace`: seconds that calls under way may take when it stops."""
         self._app = app
-        self._settings = {"timeout_graceful_shutdown": grace, **settings}
+        self._grace = grace
         self._server: _Server | None = None
         self._running: asyncio.Task[None] | None = None
 
@@ -39,7 +39,7 @@ class HttpServer:
             access_log=False,
             server_header=False,
             proxy_headers=False,
-            **self._settings,
+            timeout_graceful_shutdown=self._grace,
         )
         self._server = _Server(config)
         self._running = asyncio.get_running_loop().create_task(self._server.serve(sockets=[listener]))

@@ -229,7 +229,8 @@ class Connection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._transport.resume_reading()
-        self.deadline = self._server.now() + IDLE_SECONDS
+        if self._phase is not _Phase.OVER:  # else it ends when it was to end
+            self.deadline = self._server.now() + IDLE_SECONDS
 
     # What the parser says.
 
