@@ -149,7 +149,7 @@ class Connection(asyncio.Protocol):
         self._service = server.service
         self._settled = settled
         self._transport: asyncio.Transport
-        self._parser = httptools.HttpRequestParser(self)
+        self._parser: httptools.HttpRequestParser
         self._peer = ""
         self._phase = _Phase.NOTHING
         self._target = b""
@@ -196,6 +196,7 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
         self._transport.set_write_buffer_limits(high=UNREAD_MAX)
+        self._parser = httptools.HttpRequestParser(self)
         peer = transport.get_extra_info("peername")
         self._peer = peer[0] if isinstance(peer, tuple) else ""
         self._server.came(self)
@@ -203,6 +204,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._phase = _Phase.OVER
         self._server.left(self)
+        del self._parser  # it refers to this connection
         if not self._settled.done():
             self._settled.set_result(None)
 

@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+import gc
+import weakref
+from collections.abc import Awaitable, Callable, Iterator
 
 import pytest
 
@@ -64,6 +66,8 @@ class Server:
         self.service = Service()
         self.connections = Connections(self.service, lambda: self.time)
         self._writers: list[asyncio.StreamWriter] = []
+        self.made: asyncio.Queue[None] = asyncio.Queue()
+        self.alive: weakref.WeakSet[Connection] = weakref.WeakSet()
 
     async def open(self) -> None:
         loop = asyncio.get_running_loop()
@@ -72,7 +76,10 @@ class Server:
         self.connections.start()
 
     def _make(self) -> Connection:
-        return self.connections.make(asyncio.get_running_loop().create_future())
+        made = self.connections.make(asyncio.get_running_loop().create_future())
+        self.made.put_nowait(None)
+        self.alive.add(made)
+        return made
 
     async def connect(self, data: bytes = b"") -> Client:
         reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
@@ -92,6 +99,17 @@ class Server:
         await self.connections.stop(0.0)
         for writer in self._writers:
             writer.close()
+
+
+@contextlib.contextmanager
+def without_collector() -> Iterator[None]:
+    """Whatever goes, goes because nothing refers to it."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def with_server(test: Callable[[Server], Awaitable[None]]) -> None:
@@ -116,6 +134,22 @@ async def answer(reader: asyncio.StreamReader) -> tuple[int, bytes]:
     head = await reader.readuntil(b"\r\n\r\n")
     length = int(head.partition(b"content-length: ")[2].partition(b"\r\n")[0])
     return int(head[9:12]), await reader.readexactly(length)
+
+
+def test_connection_that_ended_is_freed_without_the_garbage_collector() -> None:
+    async def run(server: Server) -> None:
+        with without_collector():
+            await server.ask(post("/a", b"x", "Connection: close"))
+            for data in (b"", b"POST / HT", post("/b", b"y")):
+                _, writer = await server.connect(data)
+                writer.close()
+                await writer.wait_closed()
+            for _ in range(4):
+                await server.made.get()
+            await server.connections._empty.wait()
+            assert not server.alive
+
+    with_server(run)
 
 
 def test_requests_of_one_connection_are_answered_one_after_another() -> None:
