@@ -196,6 +196,18 @@ fn wipes() -> bool {
     true
 }
 
+/// Has glibc's heap give back what it does not need: a block of 32 KiB or more (TLS buffers, pages of the store) is
+/// mapped, and unmapped when freed. By default the first large block that is freed raises that limit for good, so that
+/// such blocks come and go among small ones that stay, and a process with many connections grows for hours.
+pub fn keep_heap_small() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: mallopt(3) changes two parameters of the allocator under its own lock; a refused one changes nothing.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, 32 * 1024);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, 128 * 1024);
+    }
+}
+
 /// The system's allocator, wiping every block before it is freed.
 pub struct ZeroizingAllocator;
 

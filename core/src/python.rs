@@ -179,6 +179,7 @@ fn build_info(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
 fn harden_process(py: Python<'_>) -> PyResult<bool> {
     run(py, || {
         hardening::harden_process()?;
+        crate::memory::keep_heap_small();
         crate::memory::lock_memory()
     })
 }
