@@ -283,7 +283,7 @@ class Connection(asyncio.Protocol):
             raise _Stop
 
     def on_message_complete(self) -> None:
-        self._last = self._last or self._parser.should_upgrade() or not self._parser.should_keep_alive()
+        self._last = self._last or not self._parser.should_keep_alive()  # an upgrade ends the parsing, too
         request = self._request(b"".join(self._body))
         self._phase = _Phase.SERVED
         self._answer(self._service.respond(request))

@@ -239,6 +239,7 @@ def test_connection_ends_with_the_answer_where_the_client_says_so(ending: str) -
         b"POST / HTTP/1.1\r\nX: " + b"a" * HEAD_MAX + b"\r\n\r\n",
         b"POST / HTTP/1.1\r\n" + b"X: a\r\n" * (FIELDS_MAX + 1) + b"\r\n",
         b"POST /" + b"a" * 1_000_000,
+        b"POST / HTTP/1.1\r\nX: " + b"a" * 1_000_000,
     ],
     ids=[
         "tls",
@@ -251,6 +252,7 @@ def test_connection_ends_with_the_answer_where_the_client_says_so(ending: str) -
         "long-header",
         "many-headers",
         "endless-line",
+        "endless-header",
     ],
 )
 def test_n76_what_is_no_request_is_refused_and_ends_the_connection(data: bytes) -> None:
@@ -412,6 +414,19 @@ def test_n79_one_connection_too_many_ends_the_one_that_is_idle_longest(
         assert await old.read() == b""
         young_writer.write(post("/again"))
         assert (await answer(young))[1] == b"/again:"
+        server.service.go.set()
+        assert (await answer(busy))[1] == b"/wait:"
+
+    with_server(run)
+
+
+def test_n79_where_all_connections_are_busy_another_one_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "CONNECTIONS_MAX", 1)
+
+    async def run(server: Server) -> None:
+        busy, _ = await server.connect(post("/wait"))
+        await server.service.waiting.wait()
+        assert (await server.ask(post("/extra")))[:12] == b"HTTP/1.1 503"
         server.service.go.set()
         assert (await answer(busy))[1] == b"/wait:"
 
