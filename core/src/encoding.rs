@@ -304,6 +304,47 @@ macro_rules! record {
     };
 }
 
+/// A closed set of words, coded as text.
+#[macro_export]
+macro_rules! words {
+    ($(#[$m:meta])* $name:ident { $($variant:ident = $text:literal),+ $(,)? }) => {
+        $(#[$m])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum $name { $($variant),+ }
+
+        impl $name {
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $text),+ }
+            }
+
+            /// # Errors
+            /// `bad_encoding` for any other word.
+            pub fn parse(text: &str) -> $crate::error::Result<Self> {
+                match text {
+                    $($text => Ok(Self::$variant),)+
+                    other => $crate::error::fail(
+                        $crate::error::Code::BadEncoding,
+                        format!("{other:?} is not a {}", stringify!($name)),
+                    ),
+                }
+            }
+        }
+
+        impl $crate::encoding::Wire for $name {
+            fn put(&self, to: &mut minicbor::Encoder<Vec<u8>>) {
+                $crate::encoding::Wire::put(&self.as_str().to_owned(), to);
+            }
+            fn get(from: &mut minicbor::Decoder<'_>) -> $crate::error::Result<Self> {
+                Self::parse(&<String as $crate::encoding::Wire>::get(from)?)
+            }
+            fn view(&self) -> $crate::encoding::View {
+                $crate::encoding::View::Text(self.as_str().to_owned())
+            }
+        }
+    };
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

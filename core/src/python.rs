@@ -22,11 +22,16 @@ use crate::module::messages::{
     Outcome, Purpose, Role, Seat, Tag,
 };
 use crate::module::operator::{Invite, Operator};
-use crate::module::{Learnt, Module, PlanOrder, PublicKeys, RecordKind, Sources, SubShare, views};
+use crate::module::{
+    EpochState, Learnt, Module, PlanOrder, PublicKeys, RecordKind, Sources, SubShare, views,
+};
 use crate::rng::SystemRng;
 use crate::seal::signing::VerifyKey;
 use crate::seal::tls::Validity;
 use crate::vault::{Root, read_passphrase};
+
+/// A dealing, and its sealed sub-shares.
+type PyDealing<'py> = (Bound<'py, PyBytes>, Vec<Bound<'py, PyBytes>>);
 
 pyo3::create_exception!(_core, CoreError, pyo3::exceptions::PyException, "A check that failed in the core.");
 
@@ -308,6 +313,10 @@ impl PyOperator {
     ) -> PyResult<(Bound<'py, PyBytes>, Bound<'py, PyBytes>)> {
         let (entry, ca) = check(py, self.get().approve_entry(request, not_before))?;
         Ok((bytes(py, &entry), bytes(py, &ca)))
+    }
+
+    fn retire<'py>(&self, py: Python<'py>, entry: &[u8]) -> PyResult<Bound<'py, PyBytes>> {
+        Ok(bytes(py, &check(py, self.get().retire(entry))?))
     }
 
     #[pyo3(signature = (*, domain, allowed, threshold_floor, mode, dealer, uses_per_epoch, rate_per_second, burst,
@@ -623,8 +632,9 @@ impl PyModule_ {
         py: Python<'py>,
         plan: &[u8],
         dealings: Vec<Vec<u8>>,
+        sealed: Vec<Vec<Vec<u8>>>,
     ) -> PyResult<Bound<'py, PyBytes>> {
-        Ok(bytes(py, &run(py, || self.0.configure(plan, &dealings))?))
+        Ok(bytes(py, &run(py, || self.0.configure(plan, &dealings, &sealed))?))
     }
 
     fn grant<'py>(
@@ -668,10 +678,11 @@ impl PyModule_ {
         &self,
         py: Python<'py>,
         plan: &[u8],
+        charter: &[u8],
         plan_keys: Vec<Vec<u8>>,
-    ) -> PyResult<(Bound<'py, PyBytes>, Vec<Bound<'py, PyBytes>>)> {
-        let (dealing, sealed) = run(py, || self.0.deal(plan, &plan_keys))?;
-        Ok((bytes(py, &dealing), all_bytes(py, &sealed)))
+    ) -> PyResult<Vec<PyDealing<'py>>> {
+        let made = run(py, || self.0.deal(plan, charter, &plan_keys))?;
+        Ok(made.iter().map(|(dealing, sealed)| (bytes(py, dealing), all_bytes(py, sealed))).collect())
     }
 
     fn prepare<'py>(
@@ -696,8 +707,23 @@ impl PyModule_ {
         py: Python<'py>,
         configuration: &[u8],
         receipts: Vec<Vec<u8>>,
+        dealings: Vec<Vec<u8>>,
     ) -> PyResult<Vec<Bound<'py, PyBytes>>> {
-        Ok(all_bytes(py, &run(py, || self.0.activate(configuration, &receipts))?))
+        Ok(all_bytes(py, &run(py, || self.0.activate(configuration, &receipts, &dealings))?))
+    }
+
+    fn erase<'py>(&self, py: Python<'py>, receipts: Vec<Vec<u8>>) -> PyResult<Bound<'py, PyBytes>> {
+        Ok(bytes(py, &run(py, || self.0.erase(&receipts))?))
+    }
+
+    fn commit_certificate<'py>(
+        &self,
+        py: Python<'py>,
+        domain_name: &str,
+    ) -> PyResult<(Bound<'py, PyBytes>, Vec<Bound<'py, PyBytes>>)> {
+        let name = domain(py, domain_name)?;
+        let (configuration, receipts) = run(py, || self.0.commit_certificate(&name))?;
+        Ok((bytes(py, &configuration), all_bytes(py, &receipts)))
     }
 
     fn abort_plan(&self, py: Python<'_>, plan_hash: &[u8]) -> PyResult<()> {
@@ -708,13 +734,13 @@ impl PyModule_ {
     fn epochs<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyDict>>> {
         check(py, self.0.epochs())?
             .iter()
-            .map(|(configuration, current, indices, threshold)| {
+            .map(|(configuration, state, indices, threshold)| {
                 let out = PyDict::new(py);
                 let c = configuration.body();
                 out.set_item("domain", c.domain.as_str())?;
                 out.set_item("epoch", c.epoch.0)?;
                 out.set_item("configuration", bytes(py, &configuration.hash().0))?;
-                out.set_item("state", if *current { "current" } else { "pending" })?;
+                out.set_item("state", state.as_str())?;
                 out.set_item("indices", indices.iter().map(|x| x.get()).collect::<Vec<u8>>())?;
                 out.set_item("threshold", *threshold)?;
                 out.set_item("statement", bytes(py, configuration.bytes()))?;
@@ -730,7 +756,8 @@ impl PyModule_ {
     ) -> PyResult<Option<Bound<'py, PyBytes>>> {
         let name = domain(py, domain_name)?;
         let held = check(py, self.0.epochs())?;
-        let current = held.iter().rev().find(|(c, current, ..)| *current && c.body().domain == name);
+        let current =
+            held.iter().find(|(c, state, ..)| *state == EpochState::Current && c.body().domain == name);
         Ok(current.map(|(c, ..)| bytes(py, c.bytes())))
     }
 

@@ -1,6 +1,8 @@
-//! Epochs at a member: accepting a plan, dealing, preparing a shard durably, activating on a certificate.
+//! Epochs at a member: keys for a plan, dealing, a new shard durably beside the old one, then two locks. The first
+//! makes the new epoch current, on receipts that it is prepared; the second erases what was before, on receipts that
+//! it is current (docs/protocols/epoch-change.md).
 //!
-//! This version makes first epochs only (`create`, dealt by the hub); every other purpose is refused.
+//! Not here: what is refused in a plan (`plans`), what is wrong with a dealing (`dealings`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -8,48 +10,23 @@ use std::time::Duration;
 use zeroize::Zeroizing;
 
 use super::Module;
-use super::messages::{Activated, Configuration, Dealing, Plan, PlanKey, Prepared, Seat};
-use super::state::{HeldEpoch, OpenPlan, State, carried};
-use super::store::{self, EpochRecord};
+use super::dealings::{Made, SubShare};
+use super::messages::{Activated, Configuration, Erased, Plan, PlanKey, Prepared, Seat};
+use super::state::{HeldEpoch, OpenPlan, State, must};
+use super::store::{self, EpochRecord, EpochState};
 use super::usage::{Reserved, Usage};
-use crate::encoding::{Bytes, digest, encode};
-use crate::error::{Code, Error, Result, fail};
-use crate::ids::{Hash, NodeId, ShareIndex};
-use crate::seal::hpke::{self, Info, KemPrivate, SUITE};
+use crate::encoding::encode;
+use crate::error::{Code, Result, fail};
+use crate::ids::{DomainId, Epoch, Hash, NodeId, ShareIndex};
+use crate::seal::hpke::KemPrivate;
 use crate::seal::statement::Signed;
-use crate::sharing::{self, Constant, Share, Threshold, Weight};
+use crate::sharing::Share;
 use crate::vault::Change;
 
-/// An epoch at its member: configuration, whether it is current, the member's indices, the threshold.
-pub type EpochHeld = (Signed<Configuration>, bool, Vec<ShareIndex>, u8);
+/// An epoch as its member knows it: configuration, state, the member's indices, the threshold.
+pub type EpochHeld = (Signed<Configuration>, EpochState, Vec<ShareIndex>, u8);
 
-/// One sealed sub-share for this module: its index, the dealer's place in the plan, the sealed bytes.
-pub struct SubShare {
-    pub index: ShareIndex,
-    pub dealer: usize,
-    pub sealed: Vec<u8>,
-}
-
-fn sub_share_info(plan: &Signed<Plan>, dealer: &NodeId, seat: &Seat) -> Info {
-    let p = plan.body();
-    Info {
-        suite: SUITE.to_owned(),
-        kind: "dealing".to_owned(),
-        fleet: p.fleet,
-        sender: dealer.clone(),
-        recipient: seat.node.clone(),
-        domain: Some(p.domain.clone()),
-        epoch: p.to_epoch,
-        index: Some(seat.index),
-        context: Bytes(plan.hash().0.to_vec()),
-    }
-}
-
-fn sealed_hash(sealed: &[u8]) -> Hash {
-    Hash(digest("quorate/v1/epoch/sealed-sub-share", sealed))
-}
-
-fn own_seats(plan: &Plan, me: &NodeId) -> Vec<Seat> {
+pub fn own_seats(plan: &Plan, me: &NodeId) -> Vec<Seat> {
     plan.committee.iter().filter(|s| &s.node == me).cloned().collect()
 }
 
@@ -60,6 +37,7 @@ impl Module {
             s.learn_charter(charter)?;
             let plan = s.verify_hub::<Plan>(plan)?;
             s.check_plan(plan.body())?;
+            s.dealt_epoch(plan.body())?;
             let seats = own_seats(plan.body(), &s.name);
             if seats.is_empty() {
                 return fail(Code::NotAMember, "this plan gives this module no index");
@@ -87,39 +65,21 @@ impl Module {
         })
     }
 
-    /// Deals for `plan`: a polynomial that exists in this call only. A number is dealt for once, ever.
-    pub fn deal(&self, plan: &[u8], plan_keys: &[Vec<u8>]) -> Result<(Vec<u8>, Vec<Vec<u8>>)> {
+    /// Deals for `plan`, once for each of its dealers that this module is. A number is dealt for once, ever.
+    pub fn deal(&self, plan: &[u8], charter: &[u8], plan_keys: &[Vec<u8>]) -> Result<Vec<Made>> {
         self.with(|s, _| {
+            s.learn_charter(charter)?;
             let plan = s.verify_hub::<Plan>(plan)?;
             let p = plan.body();
             s.check_plan(p)?;
-            if !p.dealers.iter().any(|d| d.node == s.name) {
+            let own: Vec<_> = p.dealers.iter().filter(|d| d.node == s.name).cloned().collect();
+            if own.is_empty() {
                 return fail(Code::NotAuthorized, "this module is no dealer of the plan");
             }
+            s.may_deal(&plan, &own)?;
             let keys = s.check_plan_keys(&plan, plan_keys)?;
             s.burn_dealing(&p.domain, p.to_epoch)?;
-            let indices: Vec<ShareIndex> = p.committee.iter().map(|seat| seat.index).collect();
-            let dealt = sharing::deal(
-                Threshold::new(u64::from(p.threshold))?,
-                &indices,
-                Constant::Fresh,
-                &mut *s.rng,
-            )?;
-            let mut sealed = Vec::new();
-            for ((seat, key), share) in p.committee.iter().zip(&keys).zip(&dealt.shares) {
-                let info = encode(&sub_share_info(&plan, &s.name, seat));
-                sealed.push(hpke::seal(&key.body().kem, &info, &[], &*share.to_bytes(), &mut *s.rng)?);
-            }
-            let dealing = Dealing {
-                fleet: p.fleet,
-                domain: p.domain.clone(),
-                to_epoch: p.to_epoch,
-                plan: plan.hash(),
-                index: None,
-                commitments: dealt.commitments,
-                sealed: sealed.iter().map(|s| sealed_hash(s)).collect(),
-            };
-            Ok((s.sign(dealing)?.bytes().to_vec(), sealed))
+            own.iter().map(|dealer| s.deal_as(&plan, dealer, &keys)).collect()
         })
     }
 
@@ -133,48 +93,66 @@ impl Module {
         self.with(|s, now| {
             let configuration = s.verify_hub::<Configuration>(configuration)?;
             let c = configuration.body();
-            if let Some(held) = s.epochs.get(&c.domain).and_then(|e| e.get(&c.epoch)) {
+            if let Some(held) = s.known(&c.domain, c.epoch) {
                 // Asked again: the shard lies here already, under this very configuration or none.
                 if held.configuration.hash() == configuration.hash() {
                     return s.prepared_receipts(&configuration);
                 }
                 return fail(Code::WrongEpoch, format!("epoch {} has another configuration here", c.epoch));
             }
-            s.refuse_second_creation(&c.domain, c.epoch)?;
             let plan = s.verify_hub::<Plan>(&c.plan.0)?;
             let Some(open) = s.plans.remove(&plan.hash()) else {
                 return fail(Code::BadState, "this module has no open plan of this hash; its keys are gone");
             };
             // The plan's keys go with `open`, whatever happens next.
-            let shares = s.assemble(&configuration, &plan, dealings, &open, subs)?;
+            let from = s.dealt_epoch(plan.body())?;
+            let shares = s.assemble(&configuration, &plan, from, dealings, &open, subs)?;
             s.store_pending(&configuration, plan.into_body(), shares, now)
         })
     }
 
-    /// Checks the commit certificate and makes the pending epoch current.
-    pub fn activate(&self, configuration: &[u8], receipts: &[Vec<u8>]) -> Result<Vec<Vec<u8>>> {
+    /// The first lock: checks the commit certificate and makes the epoch current. Receipts for the indices held.
+    ///
+    /// A module that did not prepare the epoch learns of it, and gives no receipt: from now on it holds no shard
+    /// that serves. It must be shown the dealings too, which prove that holders of its own epoch took part.
+    pub fn activate(
+        &self,
+        configuration: &[u8],
+        receipts: &[Vec<u8>],
+        dealings: &[Vec<u8>],
+    ) -> Result<Vec<Vec<u8>>> {
         self.with(|s, _| {
             let configuration = s.verify_hub::<Configuration>(configuration)?;
             let (domain, epoch) = (configuration.body().domain.clone(), configuration.body().epoch);
-            let hash = configuration.hash();
-            s.refuse_second_creation(&domain, epoch)?;
-            let held = s.epochs.get(&domain).and_then(|e| e.get(&epoch));
-            let Some(held) = held.filter(|h| h.configuration.hash() == hash) else {
-                return fail(Code::WrongEpoch, format!("epoch {epoch} of {domain} is not prepared here"));
-            };
-            let (plan, current) = (held.plan.clone(), held.current);
-            s.check_certificate(&configuration, &plan, receipts)?;
-            if !current {
-                s.make_current(&configuration)?;
+            let known = s.known(&domain, epoch).map(|h| (h.configuration.hash(), h.state));
+            match known {
+                Some((hash, _)) if hash != configuration.hash() => {
+                    return fail(Code::WrongEpoch, format!("epoch {epoch} has another configuration here"));
+                }
+                Some((_, EpochState::Retired)) => {
+                    return fail(Code::WrongEpoch, format!("a later epoch than {epoch} is current here"));
+                }
+                Some((_, EpochState::Current)) => {}
+                Some((_, EpochState::Pending)) => s.activate_pending(&configuration, receipts)?,
+                None => s.learn_epoch(&configuration, receipts, dealings)?,
             }
-            let mut out = Vec::new();
-            for seat in own_seats(&plan, &s.name) {
-                let fleet = s.fleet()?;
-                let (domain, index) = (domain.clone(), seat.index);
-                let body = Activated { fleet, domain, epoch, configuration: hash, index };
-                out.push(s.sign(body)?.bytes().to_vec());
-            }
-            Ok(out)
+            s.activated_receipts(&configuration)
+        })
+    }
+
+    /// The second lock: erases every share of earlier epochs, once enough indices of a later one have shown by their
+    /// `activated` receipts that they hold it. A repeat gives the same statement.
+    pub fn erase(&self, receipts: &[Vec<u8>]) -> Result<Vec<u8>> {
+        self.with(|s, _| {
+            let (domain, epoch, configuration) = s.check_erase_certificate(receipts)?;
+            let earlier = |(e, _): &(&Epoch, &HeldEpoch)| **e < epoch;
+            let held = s.epochs.entry(domain.clone()).or_default();
+            let gone: Vec<Gone> =
+                held.iter().filter(earlier).map(|(e, h)| Gone::new(&domain, *e, h)).collect();
+            s.commit(&gone.iter().flat_map(Gone::changes).collect::<Vec<_>>())?;
+            s.epochs.entry(domain.clone()).or_default().retain(|e, _| *e >= epoch);
+            let erased = Erased { fleet: s.fleet()?, domain, below: epoch, configuration };
+            Ok(s.sign(erased)?.bytes().to_vec())
         })
     }
 
@@ -186,87 +164,52 @@ impl Module {
         })
     }
 
-    /// Every epoch that this module holds indices of: its configuration, and whether it is current.
+    /// Every epoch that this module knows, by domain and number.
     pub fn epochs(&self) -> Result<Vec<EpochHeld>> {
         self.with(|s, _| {
             let held = s.epochs.values().flat_map(BTreeMap::values);
             Ok(held
                 .map(|e| {
-                    (e.configuration.clone(), e.current, e.shares.keys().copied().collect(), e.plan.threshold)
+                    (e.configuration.clone(), e.state, e.shares.keys().copied().collect(), e.plan.threshold)
                 })
                 .collect())
         })
     }
+
+    /// The current epoch of `domain` with the certificate that it was committed on, for one that asks for an older.
+    pub fn commit_certificate(&self, domain: &DomainId) -> Result<(Vec<u8>, Vec<Vec<u8>>)> {
+        self.with(|s, _| {
+            let configuration = &s.current(domain)?.configuration;
+            let id = store::epoch_id(domain, configuration.body().epoch);
+            let record: EpochRecord = store::stored(&must(&s.vault, store::EPOCH, &id)?)?;
+            Ok((configuration.bytes().to_vec(), record.certificate.into_iter().map(|r| r.0).collect()))
+        })
+    }
+}
+
+/// What an epoch leaves in the vault, by name, to be erased.
+struct Gone {
+    epoch: Vec<u8>,
+    shares: Vec<Vec<u8>>,
+}
+
+impl Gone {
+    fn new(domain: &DomainId, epoch: Epoch, held: &HeldEpoch) -> Self {
+        let shares = held.shares.keys().map(|x| store::share_id(domain, epoch, *x)).collect();
+        Self { epoch: store::epoch_id(domain, epoch), shares }
+    }
+
+    fn changes(&self) -> Vec<Change<'_>> {
+        let mut changes = vec![Change::Delete { table: store::EPOCH, id: &self.epoch }];
+        for id in &self.shares {
+            changes.push(Change::Erase { table: store::SHARE, id });
+            changes.push(Change::Delete { table: store::USAGE, id });
+        }
+        changes
+    }
 }
 
 impl State {
-    fn assemble(
-        &self,
-        configuration: &Signed<Configuration>,
-        plan: &Signed<Plan>,
-        dealings: &[Vec<u8>],
-        open: &OpenPlan,
-        subs: &[SubShare],
-    ) -> Result<Vec<Share>> {
-        let (c, p) = (configuration.body(), plan.body());
-        if (&c.domain, c.epoch) != (&p.domain, p.to_epoch) {
-            return fail(Code::WrongEpoch, "the configuration and its plan name different epochs");
-        }
-        let dealings = self.check_dealings(plan, &c.dealings, dealings)?;
-        let parts: Vec<_> = dealings.iter().map(|d| (Weight::ONE, &d.body().commitments)).collect();
-        if sharing::assemble_commitments(&parts)? != c.commitments {
-            return fail(
-                Code::BadCommitments,
-                "the configuration's commitments are not the sum of its dealings'",
-            );
-        }
-        let mut shares = Vec::new();
-        for (at, seat) in p.committee.iter().enumerate().filter(|(_, seat)| seat.node == self.name) {
-            let key = open
-                .kem
-                .get(&seat.index)
-                .ok_or_else(|| Error::new(Code::BadState, "the plan's key for this index is gone"))?;
-            let mut own = Vec::new();
-            for (position, dealing) in dealings.iter().enumerate() {
-                own.push(open_sub_share(plan, seat, at, position, dealing, key, subs)?);
-            }
-            let parts: Vec<_> = own.iter().map(|share| (Weight::ONE, share)).collect();
-            let share = sharing::assemble(seat.index, &parts)?;
-            sharing::verify_share(&c.commitments, &share)?;
-            shares.push(share);
-        }
-        Ok(shares)
-    }
-
-    /// The exact dealings that the configuration names, in the plan's order of dealers.
-    pub fn check_dealings(
-        &self,
-        plan: &Signed<Plan>,
-        hashes: &[Hash],
-        dealings: &[Vec<u8>],
-    ) -> Result<Vec<Signed<Dealing>>> {
-        let p = plan.body();
-        let threshold = Threshold::new(u64::from(p.threshold))?;
-        if dealings.len() != p.dealers.len() || hashes.len() != p.dealers.len() {
-            return fail(Code::BadCommitments, "the configuration does not hold one dealing of each dealer");
-        }
-        let mut out = Vec::new();
-        for ((dealer, hash), bytes) in p.dealers.iter().zip(hashes).zip(dealings) {
-            let dealing = self.verify::<Dealing>(bytes)?;
-            let d = dealing.body();
-            let blame = |e: Error| e.blaming(dealer.node.clone());
-            if dealing.signer() != &dealer.node || dealing.hash() != *hash || d.plan != plan.hash() {
-                return fail(Code::BadCommitments, "a dealing is not the one that the configuration names");
-            }
-            d.commitments.require_threshold(threshold).map_err(blame)?;
-            if d.sealed.len() != p.committee.len() || d.to_epoch != p.to_epoch || d.index != dealer.index {
-                return Err(blame(Error::new(Code::BadCommitments, "a dealing does not fit its plan")));
-            }
-            out.push(dealing);
-        }
-        Ok(out)
-    }
-
     fn store_pending(
         &mut self,
         configuration: &Signed<Configuration>,
@@ -276,8 +219,9 @@ impl State {
     ) -> Result<Vec<Vec<u8>>> {
         let (domain, epoch) = (configuration.body().domain.clone(), configuration.body().epoch);
         let limits = self.charter(&domain)?.limits.clone();
-        let record = encode(&EpochRecord { current: false, configuration: carried(configuration) });
-        let id = store::epoch_id(&domain, epoch);
+        let indices = shares.iter().map(Share::index).collect();
+        let record = EpochRecord::new(EpochState::Pending, configuration, indices, &[]);
+        let (id, record) = (store::epoch_id(&domain, epoch), encode(&record));
         let secrets: Vec<(Vec<u8>, Zeroizing<[u8; 64]>)> =
             shares.iter().map(|s| (store::share_id(&domain, epoch, s.index()), s.to_bytes())).collect();
         let mut changes = vec![Change::Put { table: store::EPOCH, id: &id, value: &record }];
@@ -285,7 +229,7 @@ impl State {
             changes.push(Change::PutSecret { table: store::SHARE, id, value: &**value });
         }
         self.commit(&changes)?;
-        let mut held = HeldEpoch::open(configuration.clone(), false, plan)?;
+        let mut held = HeldEpoch::open(configuration.clone(), EpochState::Pending, plan)?;
         for share in shares {
             held.shares.insert(share.index(), Usage::resume(Reserved::NONE, &limits, now));
         }
@@ -293,42 +237,112 @@ impl State {
         self.prepared_receipts(configuration)
     }
 
-    /// Makes a prepared epoch current, and erases what other attempts left, in one commit.
-    fn make_current(&mut self, configuration: &Signed<Configuration>) -> Result<()> {
-        let (domain, epoch) = (&configuration.body().domain, configuration.body().epoch);
-        let record = encode(&EpochRecord { current: true, configuration: carried(configuration) });
-        let id = store::epoch_id(domain, epoch);
-        let held = self.epochs.entry(domain.clone()).or_default();
-        let others = || held.iter().filter(|(_, h)| !h.current && h.epoch() != epoch);
-        let epochs: Vec<Vec<u8>> = others().map(|(e, _)| store::epoch_id(domain, *e)).collect();
-        let shares: Vec<Vec<u8>> =
-            others().flat_map(|(e, h)| h.shares.keys().map(|x| store::share_id(domain, *e, *x))).collect();
-        let mut changes = vec![Change::Put { table: store::EPOCH, id: &id, value: &record }];
-        changes.extend(epochs.iter().map(|id| Change::Delete { table: store::EPOCH, id }));
-        changes.extend(shares.iter().map(|id| Change::Erase { table: store::SHARE, id }));
-        self.commit(&changes)?;
-        let held = self.epochs.entry(domain.clone()).or_default();
-        held.retain(|_, h| h.current || h.epoch() == epoch);
-        if let Some(now_current) = held.get_mut(&epoch) {
-            now_current.current = true;
+    fn activate_pending(
+        &mut self,
+        configuration: &Signed<Configuration>,
+        receipts: &[Vec<u8>],
+    ) -> Result<()> {
+        let plan: Signed<Plan> = self.verify_hub(&configuration.body().plan.0)?;
+        self.dealt_epoch(plan.body())?;
+        self.check_certificate(configuration, plan.body(), receipts)?;
+        self.make_current(configuration, receipts)
+    }
+
+    /// Takes up a committed epoch in which this module has no share: it was away, or has no index.
+    fn learn_epoch(
+        &mut self,
+        configuration: &Signed<Configuration>,
+        receipts: &[Vec<u8>],
+        dealings: &[Vec<u8>],
+    ) -> Result<()> {
+        let c = configuration.body();
+        let plan: Signed<Plan> = self.verify_hub(&c.plan.0)?;
+        let p = plan.body();
+        if (&c.domain, c.epoch) != (&p.domain, p.to_epoch) {
+            return fail(Code::WrongEpoch, "the configuration and its plan name different epochs");
         }
+        if p.threshold < self.charter(&c.domain)?.threshold_floor {
+            return fail(Code::OutsideCharter, "this epoch's threshold is below its charter's floor");
+        }
+        self.check_certificate(configuration, p, receipts)?;
+        // One that holds shares believes no later epoch that their holders did not deal (attacks N35, N69).
+        if self.epochs.get(&c.domain).is_some_and(|known| known.values().any(|h| h.state.is_committed())) {
+            let from = self.dealt_epoch(p)?;
+            self.check_configuration(configuration, &plan, from, dealings)?;
+        }
+        let held = HeldEpoch::open(configuration.clone(), EpochState::Pending, p.clone())?;
+        if self.burnt.get(&c.domain).is_none_or(|b| *b < c.epoch) {
+            self.burn(&c.domain, c.epoch)?;
+        }
+        self.epochs.entry(c.domain.clone()).or_default().insert(c.epoch, held);
+        self.make_current(configuration, receipts)
+    }
+
+    /// Makes a known epoch current, the one before it retired, and erases what other attempts left; in one commit.
+    fn make_current(&mut self, configuration: &Signed<Configuration>, receipts: &[Vec<u8>]) -> Result<()> {
+        let (domain, epoch) = (configuration.body().domain.clone(), configuration.body().epoch);
+        let known = self.epochs.entry(domain.clone()).or_default();
+        let indices = known.get(&epoch).map(|h| h.shares.keys().copied().collect()).unwrap_or_default();
+        let record = encode(&EpochRecord::new(EpochState::Current, configuration, indices, receipts));
+        let id = store::epoch_id(&domain, epoch);
+        // Without a share in it, a replaced epoch is of no more use here.
+        let stays = |h: &HeldEpoch| h.state.is_committed() && !h.shares.is_empty();
+        let others = || known.iter().filter(|(e, _)| **e != epoch);
+        let gone: Vec<Gone> =
+            others().filter(|(_, h)| !stays(h)).map(|(e, h)| Gone::new(&domain, *e, h)).collect();
+        let retired: Vec<(Vec<u8>, Vec<u8>)> = others()
+            .filter(|(_, h)| stays(h) && h.state == EpochState::Current)
+            .map(|(e, h)| {
+                let indices = h.shares.keys().copied().collect();
+                let record = EpochRecord::new(EpochState::Retired, &h.configuration, indices, &[]);
+                (store::epoch_id(&domain, *e), encode(&record))
+            })
+            .collect();
+        let mut changes = vec![Change::Put { table: store::EPOCH, id: &id, value: &record }];
+        changes.extend(retired.iter().map(|(id, value)| Change::Put { table: store::EPOCH, id, value }));
+        changes.extend(gone.iter().flat_map(Gone::changes));
+        self.commit(&changes)?;
+        let known = self.epochs.entry(domain.clone()).or_default();
+        known.retain(|e, h| *e == epoch || stays(h));
+        for (e, held) in known.iter_mut() {
+            held.state = if *e == epoch { EpochState::Current } else { EpochState::Retired };
+        }
+        // Shares of two epochs never mix: what was asked for in the old one starts again.
+        self.sessions.retain(|_, session| session.domain() != &domain);
         Ok(())
     }
 
     fn prepared_receipts(&self, configuration: &Signed<Configuration>) -> Result<Vec<Vec<u8>>> {
         let c = configuration.body();
-        let Some(held) = self.epochs.get(&c.domain).and_then(|e| e.get(&c.epoch)) else {
-            return fail(Code::BadState, "nothing is prepared");
-        };
-        held.shares
-            .keys()
-            .map(|&index| {
+        self.held_indices(configuration)?
+            .into_iter()
+            .map(|index| {
                 let (fleet, domain) = (c.fleet, c.domain.clone());
                 let body =
                     Prepared { fleet, domain, epoch: c.epoch, configuration: configuration.hash(), index };
                 Ok(self.sign(body)?.bytes().to_vec())
             })
             .collect()
+    }
+
+    fn activated_receipts(&self, configuration: &Signed<Configuration>) -> Result<Vec<Vec<u8>>> {
+        let c = configuration.body();
+        self.held_indices(configuration)?
+            .into_iter()
+            .map(|index| {
+                let (fleet, domain) = (c.fleet, c.domain.clone());
+                let body =
+                    Activated { fleet, domain, epoch: c.epoch, configuration: configuration.hash(), index };
+                Ok(self.sign(body)?.bytes().to_vec())
+            })
+            .collect()
+    }
+
+    fn held_indices(&self, configuration: &Signed<Configuration>) -> Result<Vec<ShareIndex>> {
+        match self.known(&configuration.body().domain, configuration.body().epoch) {
+            Some(held) => Ok(held.shares.keys().copied().collect()),
+            None => fail(Code::BadState, "this epoch is not known here"),
+        }
     }
 
     /// At least k + z receipts by distinct indices of this very configuration, each by its seat's node.
@@ -340,7 +354,7 @@ impl State {
     ) -> Result<()> {
         let mut indices = BTreeSet::new();
         for bytes in receipts {
-            let receipt = self.verify::<Prepared>(bytes)?;
+            let receipt = self.verify_past::<Prepared>(bytes)?;
             let r = receipt.body();
             let seat = plan.committee.iter().find(|s| s.index == r.index);
             if r.configuration != configuration.hash() || seat.is_none_or(|s| &s.node != receipt.signer()) {
@@ -357,35 +371,46 @@ impl State {
         }
         Ok(())
     }
+
+    /// The epoch that an erase certificate proves to be held by enough indices, and its configuration's hash.
+    fn check_erase_certificate(&self, receipts: &[Vec<u8>]) -> Result<(DomainId, Epoch, Hash)> {
+        let mut indices = BTreeSet::new();
+        let mut of = None;
+        for bytes in receipts {
+            let receipt = self.verify_past::<Activated>(bytes)?;
+            let r = receipt.body();
+            let held = self.known(&r.domain, r.epoch).filter(|h| h.state.is_committed());
+            let Some(held) = held.filter(|h| h.configuration.hash() == r.configuration) else {
+                return fail(Code::WrongEpoch, format!("epoch {} is not committed here", r.epoch));
+            };
+            if held.node_of(r.index) != Some(receipt.signer()) {
+                let what = format!("{} does not hold index {}", receipt.signer(), r.index.get());
+                return fail(Code::NotAMember, what);
+            }
+            let this = (r.domain.clone(), r.epoch, r.configuration);
+            if of.get_or_insert_with(|| this.clone()) != &this {
+                return fail(Code::WrongEpoch, "an erase certificate is for one epoch");
+            }
+            indices.insert(r.index);
+        }
+        let Some((domain, epoch, configuration)) = of else {
+            return fail(Code::NotEnoughShares, "an erase certificate without a receipt");
+        };
+        let held =
+            self.known(&domain, epoch).filter(|h| own_seats(&h.plan, &self.name).len() == h.shares.len());
+        let Some(held) = held else {
+            return fail(Code::BadState, format!("this module's own share of epoch {epoch} is not here yet"));
+        };
+        let need = erase_quorum(&held.plan);
+        if indices.len() < need {
+            let what = format!("the erase certificate holds {} of {need} receipts", indices.len());
+            return fail(Code::NotEnoughShares, what);
+        }
+        Ok((domain, epoch, configuration))
+    }
 }
 
-fn open_sub_share(
-    plan: &Signed<Plan>,
-    seat: &Seat,
-    at: usize,
-    position: usize,
-    dealing: &Signed<Dealing>,
-    key: &KemPrivate,
-    subs: &[SubShare],
-) -> Result<Share> {
-    let dealer = dealing.signer();
-    let blame = |e: Error| e.blaming(dealer.clone());
-    let Some(sub) = subs.iter().find(|s| s.index == seat.index && s.dealer == position) else {
-        return fail(
-            Code::NotEnoughShares,
-            format!("no sub-share of {dealer} for index {}", seat.index.get()),
-        );
-    };
-    if dealing.body().sealed[at] != sealed_hash(&sub.sealed) {
-        return fail(Code::BadShare, "a sealed sub-share is not the one that its dealing names");
-    }
-    let info = encode(&sub_share_info(plan, dealer, seat));
-    let opened = hpke::open(key, &info, &[], &sub.sealed).map_err(blame)?;
-    let bytes: Zeroizing<[u8; 64]> = match <[u8; 64]>::try_from(opened.as_slice()) {
-        Ok(bytes) => Zeroizing::new(bytes),
-        Err(_) => return Err(blame(Error::new(Code::BadShare, "a sub-share has a wrong length"))),
-    };
-    let share = Share::from_bytes(seat.index, &bytes).map_err(blame)?;
-    sharing::verify_share(&dealing.body().commitments, &share).map_err(blame)?;
-    Ok(share)
+/// How many indices must hold a new epoch before an old one is erased: with k − 1 liars among 2k − 1, k do hold it.
+fn erase_quorum(plan: &Plan) -> usize {
+    plan.committee.len().min(2 * usize::from(plan.threshold) - 1)
 }

@@ -2,6 +2,7 @@
 //! hub go beyond what the operator signed: every member's module checks again.
 
 use super::Module;
+use super::dealings;
 use super::enrolment::{PublicKeys, rekey_info};
 use super::messages::{
     Called, Charter, Configuration, Dealer, EnrolRequest, Entry, Grant, Plan, Purpose, Rekey, Role,
@@ -15,7 +16,7 @@ use crate::ids::{Epoch, Hash, NodeId};
 use crate::seal::fleet::FleetKey;
 use crate::seal::hpke;
 use crate::seal::statement;
-use crate::sharing::{self, Shape, Weight};
+use crate::sharing::Shape;
 
 /// What a plan is made of, beside the charter.
 pub struct PlanOrder {
@@ -139,20 +140,20 @@ impl Module {
         })
     }
 
-    /// The signed configuration that a plan's dealings come to.
-    pub fn configure(&self, plan: &[u8], dealings: &[Vec<u8>]) -> Result<Vec<u8>> {
+    /// The signed configuration that a plan's dealings come to. `sealed`: the sub-shares that came with each.
+    pub fn configure(&self, plan: &[u8], dealings: &[Vec<u8>], sealed: &[Vec<Vec<u8>>]) -> Result<Vec<u8>> {
         self.with(|s, _| {
             let plan = s.verify_hub::<Plan>(plan)?;
             let hashes: Vec<Hash> = dealings.iter().map(|d| statement::hash_in(d)).collect::<Result<_>>()?;
-            let dealings = s.check_dealings(&plan, &hashes, dealings)?;
-            let parts: Vec<_> = dealings.iter().map(|d| (Weight::ONE, &d.body().commitments)).collect();
+            let dealings = s.check_dealings(&plan, None, &hashes, dealings)?;
+            dealings::check_sealed(&dealings, sealed)?;
             let configuration = Configuration {
                 fleet: s.fleet()?,
                 domain: plan.body().domain.clone(),
                 epoch: plan.body().to_epoch,
                 plan: carried(&plan),
                 dealings: hashes,
-                commitments: sharing::assemble_commitments(&parts)?,
+                commitments: dealings::sum(plan.body(), &dealings)?,
             };
             Ok(s.sign(configuration)?.bytes().to_vec())
         })

@@ -3,45 +3,12 @@
 //!
 //! Not here: checks beyond an encoding's own (those are the commands'), transport, secrets in the clear.
 
-use minicbor::{Decoder, Encoder};
-
-use crate::encoding::{Bytes, View, Wire};
-use crate::error::{Code, Result, fail};
+use crate::encoding::Bytes;
 use crate::ids::{DomainId, Epoch, FleetId, Hash, NodeId, SessionId, ShareIndex};
 use crate::seal::hpke::KemPublic;
 use crate::seal::signing::VerifyKey;
 use crate::sharing::Commitments;
-use crate::{record, statements};
-
-macro_rules! words {
-    ($(#[$m:meta])* $name:ident { $($variant:ident = $text:literal),+ $(,)? }) => {
-        $(#[$m])*
-        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-        pub enum $name { $($variant),+ }
-
-        impl $name {
-            #[must_use]
-            pub const fn as_str(self) -> &'static str {
-                match self { $(Self::$variant => $text),+ }
-            }
-
-            /// # Errors
-            /// `bad_encoding` for any other word.
-            pub fn parse(text: &str) -> Result<Self> {
-                match text {
-                    $($text => Ok(Self::$variant),)+
-                    other => fail(Code::BadEncoding, format!("{other:?} is not a {}", stringify!($name))),
-                }
-            }
-        }
-
-        impl Wire for $name {
-            fn put(&self, to: &mut Encoder<Vec<u8>>) { self.as_str().to_owned().put(to); }
-            fn get(from: &mut Decoder<'_>) -> Result<Self> { Self::parse(&String::get(from)?) }
-            fn view(&self) -> View { View::Text(self.as_str().to_owned()) }
-        }
-    };
-}
+use crate::{record, statements, words};
 
 words!(
     /// What a module may do in its fleet.
@@ -283,6 +250,15 @@ statements! {
         pub epoch: Epoch,
         pub configuration: Hash,
         pub index: ShareIndex,
+    }
+
+    /// Receipt: no share of an epoch below this one is left in the module.
+    pub struct Erased = "quorate/v1/epoch/erased" {
+        pub fleet: FleetId,
+        pub domain: DomainId,
+        pub below: Epoch,
+        /// The configuration of epoch `below`, which the erase certificate was for.
+        pub configuration: Hash,
     }
 
     /// A module asks for a session; the KEM key is made for this session alone.

@@ -2,13 +2,14 @@
 //! network code.
 //!
 //! A file for each group of commands: `enrolment` (who is who), `hub` (what only the hub's module does),
-//! `plans` and `epochs` (plans; dealings, shards), `sessions` (asking and answering), `records` (charters, keys,
+//! `plans`, `dealings` and `epochs` (what may be changed; by what; when it holds), `sessions` (asking and answering), `records` (charters, keys,
 //! access), `client` (what an application asked for), `fleet` (fleet messages). Values they share: `roster`,
 //! `usage`, `lease`, `messages`. `operator` is the operator key, which lives with the CLI.
 //!
 //! Not here: sockets, orchestration, wall clocks (an argument where a certificate needs one).
 
 mod client;
+mod dealings;
 mod enrolment;
 mod epochs;
 mod fleet;
@@ -29,11 +30,12 @@ use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+pub use dealings::{Made, SubShare};
 pub use enrolment::PublicKeys;
-pub use epochs::SubShare;
 pub use hub::PlanOrder;
 pub use records::{Learnt, RecordKind};
 pub use sessions::{Answered, Given, Progress};
+pub use store::EpochState;
 
 use crate::clock::{BootClock, Clock};
 use crate::error::Result;

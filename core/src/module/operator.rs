@@ -167,6 +167,21 @@ impl Operator {
         Ok((statement::approve(&entry, &self.fleet, &self.sign), ca))
     }
 
+    /// Signs the next version of a module's roster entry, with which it is retired from the fleet for good.
+    pub fn retire(&self, entry: &[u8]) -> Result<Vec<u8>> {
+        let known = statement::open_approved::<Entry>(entry, &self.fleet, &self.public())?;
+        let b = known.body();
+        if b.role == Role::Hub {
+            return fail(Code::NotAuthorized, "a hub is replaced, not retired");
+        }
+        if b.standing == Standing::Retired {
+            return fail(Code::AlreadyExists, format!("{} is retired already", b.name));
+        }
+        let (version, parent) = (b.version + 1, known.hash());
+        let next = Entry { version, parent, standing: Standing::Retired, ..b.clone() };
+        Ok(statement::approve(&next, &self.fleet, &self.sign))
+    }
+
     /// Signs a charter; version and parent follow `parent`.
     pub fn charter(&self, mut charter: Charter, parent: Option<&[u8]>) -> Result<Vec<u8>> {
         charter.fleet = self.fleet;

@@ -1,15 +1,16 @@
-//! What a module refuses in a plan, and the numbers that attempts burn (docs/protocols/epochs.md).
+//! What a module refuses in a plan, and the numbers that attempts burn (docs/protocols/epoch-change.md).
 //!
 //! Not here: what follows an accepted plan (`epochs`).
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::messages::{Charter, DealerKind, Mode, Plan, PlanKey, Purpose, Role};
-use super::state::{State, unknown_domain};
-use super::store;
+use super::epochs::own_seats;
+use super::messages::{Charter, Dealer, DealerKind, Mode, Plan, PlanKey, Purpose, Role};
+use super::state::{HeldEpoch, State, unknown_domain};
+use super::store::{self, EpochState};
 use crate::encoding::encode;
 use crate::error::{Code, Result, fail};
-use crate::ids::{DomainId, Epoch};
+use crate::ids::{DomainId, Epoch, ShareIndex};
 use crate::seal::statement::Signed;
 use crate::sharing::Shape;
 use crate::vault::Change;
@@ -19,7 +20,7 @@ use crate::vault::Change;
 const MAX_NUMBER_STEP: u64 = 1 << 32;
 
 impl State {
-    /// What a module refuses in a plan, whoever signed it (docs/protocols/epochs.md, "1. Plan").
+    /// What a module refuses in a plan, whoever signed it (docs/protocols/epoch-change.md, "1. Plan").
     pub fn check_plan(&self, p: &Plan) -> Result<()> {
         let Some(charter) = self.charters.get(&p.domain) else { return Err(unknown_domain(&p.domain)) };
         let c = charter.body();
@@ -29,10 +30,6 @@ impl State {
         if charter.hash() != p.charter {
             return outside("a plan under another version of it");
         }
-        if p.purpose != Purpose::Create || p.from_epoch != Epoch(0) {
-            return fail(Code::BadState, "this version makes first epochs only");
-        }
-        self.refuse_second_creation(&p.domain, p.to_epoch)?;
         if p.mode != c.mode {
             return outside("this mode");
         }
@@ -53,9 +50,10 @@ impl State {
                 format!("the commit margin of this shape is {}", shape.margin()),
             );
         }
-        let [dealer] = p.dealers.as_slice() else { return outside("this set of dealers") };
-        if &dealer.node != self.roster()?.hub() || dealer.index.is_some() {
-            return outside("this dealer");
+        match p.purpose {
+            Purpose::Create => self.check_creation(p)?,
+            Purpose::Refresh | Purpose::Reshare | Purpose::Repair => check_redealing(p)?,
+            Purpose::Restore => return fail(Code::BadState, "this version restores no epoch from backups"),
         }
         let (mut indices, mut held) = (BTreeSet::new(), BTreeMap::new());
         for seat in &p.committee {
@@ -82,15 +80,81 @@ impl State {
         Ok(())
     }
 
-    /// A domain is created once: a second creation would put another key in the place of the first.
-    pub fn refuse_second_creation(&self, domain: &DomainId, epoch: Epoch) -> Result<()> {
-        if self.epochs.get(domain).is_some_and(|e| e.values().any(|h| h.current && h.epoch() != epoch)) {
-            return fail(
-                Code::AlreadyExists,
-                format!("{domain} has a committed epoch; it cannot be created again"),
-            );
+    /// The only dealer of a first epoch is the hub. A domain is created once: a second creation would put another key
+    /// in the place of the first.
+    fn check_creation(&self, p: &Plan) -> Result<()> {
+        let [dealer] = p.dealers.as_slice() else {
+            return fail(Code::OutsideCharter, format!("the charter of {} wants one dealer", p.domain));
+        };
+        if &dealer.node != self.roster()?.hub() || dealer.index.is_some() || p.from_epoch != Epoch(0) {
+            return fail(Code::OutsideCharter, format!("the charter of {} wants the hub to deal", p.domain));
         }
         Ok(())
+    }
+
+    /// The epoch whose shares a plan deals, as this module knows it; none at a creation, where none may be known.
+    ///
+    /// # Errors
+    /// `already_exists`, `wrong_epoch`, `outside_charter`.
+    pub fn dealt_epoch(&self, p: &Plan) -> Result<Option<&HeldEpoch>> {
+        let mut committed =
+            self.epochs.get(&p.domain).into_iter().flatten().filter(|(_, h)| h.state.is_committed());
+        if p.purpose == Purpose::Create {
+            return match committed.next() {
+                None => Ok(None),
+                Some(_) => fail(
+                    Code::AlreadyExists,
+                    format!("{} has a committed epoch; it cannot be created again", p.domain),
+                ),
+            };
+        }
+        let Some((_, from)) = committed.find(|(e, _)| **e == p.from_epoch) else {
+            let what = format!("epoch {} of {} is not committed here", p.from_epoch, p.domain);
+            return fail(Code::WrongEpoch, what);
+        };
+        let current = self.current(&p.domain)?;
+        if current.epoch() >= p.to_epoch {
+            return fail(Code::WrongEpoch, format!("epoch {} is current here", current.epoch()));
+        }
+        if from.state != EpochState::Current && p.purpose == Purpose::Refresh {
+            let what = format!("epoch {} is retired; a refresh deals current shares", p.from_epoch);
+            return fail(Code::WrongEpoch, what);
+        }
+        // A dealer's index is one of the old committee's, and exactly k of them deal (attacks N42, N94).
+        if p.dealers.len() != usize::from(from.plan.threshold) {
+            let what = format!("exactly {} indices deal the next epoch", from.plan.threshold);
+            return fail(Code::BadThreshold, what);
+        }
+        if p.dealers.iter().any(|d| d.index.and_then(|x| from.node_of(x)) != Some(&d.node)) {
+            return fail(Code::NotAMember, "a dealer does not hold the index that it is to deal");
+        }
+        let same = p.threshold == from.plan.threshold && p.committee == from.plan.committee;
+        if p.purpose != Purpose::Reshare && !same {
+            let what = format!("a {} changes neither threshold nor committee", p.purpose.as_str());
+            return fail(Code::OutsideCharter, what);
+        }
+        Ok(Some(from))
+    }
+
+    /// A dealer of old shares: it holds them, and this is the one plan that it knows for the number.
+    pub fn may_deal(&mut self, plan: &Signed<Plan>, own: &[Dealer]) -> Result<()> {
+        let p = plan.body();
+        if own.iter().all(|d| d.index.is_none()) {
+            return Ok(());
+        }
+        let Some(from) = self.dealt_epoch(p)? else {
+            return fail(Code::BadState, "a first epoch has no shares to deal");
+        };
+        if own.iter().any(|d| d.index.is_none_or(|x| !from.shares.contains_key(&x))) {
+            return fail(Code::NotAMember, "this module does not hold the share that it is to deal");
+        }
+        if own_seats(p, &self.name).is_empty() {
+            return self.burn(&p.domain, p.to_epoch);
+        }
+        if self.plans.contains_key(&plan.hash()) {
+            return Ok(());
+        }
+        fail(Code::BadState, "this module has no open plan of this hash; it deals for no other")
     }
 
     pub fn burn(&mut self, domain: &DomainId, number: Epoch) -> Result<()> {
@@ -124,33 +188,37 @@ impl State {
         self.commit(&[Change::Put { table: store::DEALT, id: &id, value: &encode(&number) }])
     }
 
-    /// One key for each seat, in the committee's order, each signed by its seat's node for this plan.
-    pub fn check_plan_keys(&self, plan: &Signed<Plan>, keys: &[Vec<u8>]) -> Result<Vec<Signed<PlanKey>>> {
-        let committee = &plan.body().committee;
-        if keys.len() != committee.len() {
-            return fail(
-                Code::NotEnoughShares,
-                format!("{} plan keys for {} indices", keys.len(), committee.len()),
-            );
-        }
+    /// The key of each seat, in the committee's order, each signed by its seat's node for this plan. A member that is
+    /// away has none; a creation waits for all, another change for k + z.
+    pub fn check_plan_keys(
+        &self,
+        plan: &Signed<Plan>,
+        keys: &[Vec<u8>],
+    ) -> Result<Vec<Option<Signed<PlanKey>>>> {
+        let p = plan.body();
+        let committee = &p.committee;
         let mut by_index = BTreeMap::new();
         for bytes in keys {
             let key = self.verify::<PlanKey>(bytes)?;
             if key.body().plan != plan.hash() {
                 return fail(Code::WrongEpoch, "a plan key was made for another plan");
             }
+            let seat = committee.iter().find(|s| s.index == key.body().index);
+            if seat.is_none_or(|s| &s.node != key.signer()) {
+                let what = format!("{} does not hold index {}", key.signer(), key.body().index.get());
+                return fail(Code::NotAMember, what);
+            }
             by_index.insert(key.body().index, key);
         }
-        committee
-            .iter()
-            .map(|seat| match by_index.remove(&seat.index) {
-                Some(key) if key.signer() == &seat.node => Ok(key),
-                _ => fail(
-                    Code::NotAMember,
-                    format!("index {} has no plan key of {}", seat.index.get(), seat.node),
-                ),
-            })
-            .collect()
+        let need = match p.purpose {
+            Purpose::Create => committee.len(),
+            _ => usize::from(p.threshold) + usize::from(p.margin),
+        };
+        if by_index.len() < need {
+            let what = format!("{} plan keys, of {need} that it takes", by_index.len());
+            return fail(Code::NotEnoughShares, what);
+        }
+        Ok(committee.iter().map(|seat| by_index.remove(&seat.index)).collect())
     }
 
     pub fn learn_charter(&mut self, bytes: &[u8]) -> Result<bool> {
@@ -172,4 +240,13 @@ impl State {
         self.charters.insert(c.domain.clone(), charter);
         Ok(true)
     }
+}
+
+/// Old shares are dealt by distinct indices.
+fn check_redealing(p: &Plan) -> Result<()> {
+    let indices: BTreeSet<Option<ShareIndex>> = p.dealers.iter().map(|d| d.index).collect();
+    if indices.contains(&None) || indices.len() != p.dealers.len() {
+        return fail(Code::BadIndex, "each dealer of old shares deals one index, and none is dealt twice");
+    }
+    Ok(())
 }

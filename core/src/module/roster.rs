@@ -102,6 +102,11 @@ impl Roster {
         self.active(name).ok().map(|e| e.sign)
     }
 
+    /// The key of a module that is, or was, in the fleet: for what it signed while it was.
+    pub fn past_key_of(&self, name: &NodeId) -> Option<VerifyKey> {
+        self.entries.get(name).map(|e| e.body().sign)
+    }
+
     pub fn entries(&self) -> impl Iterator<Item = &Approved<Entry>> {
         self.entries.values()
     }
@@ -114,6 +119,9 @@ impl Roster {
         if let Some(known) = self.entries.get(&entry.name) {
             if known.hash() == hash_of_entry {
                 return fail(Code::AlreadyExists, format!("{} is in the roster already", entry.name));
+            }
+            if known.body().standing == Standing::Retired {
+                return fail(Code::NotAMember, format!("{} is retired from this fleet for good", entry.name));
             }
             if entry.version != known.body().version + 1 || entry.parent != known.hash() {
                 return fail(

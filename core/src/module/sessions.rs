@@ -42,6 +42,10 @@ impl OpenSession {
     pub fn over(&self, now: Duration) -> bool {
         now >= self.ends
     }
+
+    pub fn domain(&self) -> &DomainId {
+        &self.request.body().domain
+    }
 }
 
 /// What a holder says to a grant, for one of its indices.
@@ -98,7 +102,7 @@ impl Module {
     /// Opens a session of `domain` as its requester: (session id, the signed request).
     pub fn open_session(&self, domain: &DomainId) -> Result<(SessionId, Vec<u8>)> {
         self.with(|s, now| {
-            let held = s.current(domain)?;
+            let held = s.serving(domain)?;
             let (epoch, configuration) = (held.configuration.body().epoch, held.configuration.hash());
             if s.sessions.len() >= MAX_SESSIONS {
                 return fail(Code::RateLimited, "too many sessions are open in this module");
@@ -237,8 +241,7 @@ impl State {
     fn give(&mut self, request: &Signed<SessionRequest>, called: &Called, now: Duration) -> Result<Vec<u8>> {
         let r = request.body();
         let limits = self.charter(&r.domain)?.limits.clone();
-        let held = self.current(&r.domain)?;
-        check_request(held, request)?;
+        check_request(self.current(&r.domain)?, request)?;
         let (domain, epoch) = (r.domain.clone(), r.epoch);
         let held = self.current_mut(&domain)?;
         let Some(usage) = held.shares.get_mut(&called.index) else {

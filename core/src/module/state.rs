@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use zeroize::Zeroizing;
 
+use super::epochs::own_seats;
 use super::lease::Lease;
 use super::messages::{AccessKey, AliasRecord, Charter, Configuration, KeyRecord, Plan};
 use super::records::fleet_use_key;
 use super::roster::Roster;
 use super::sessions::OpenSession;
-use super::store::{self, EpochRecord, Pins, stored};
+use super::store::{self, EpochRecord, EpochState, OldEpochRecord, Pins, stored};
 use super::usage::{Reserved, Usage};
 use crate::encoding::{Bytes, encode};
 use crate::error::{Code, Error, Result, fail};
@@ -68,23 +69,24 @@ pub struct OpenPlan {
     pub kem: BTreeMap<ShareIndex, KemPrivate>,
 }
 
-/// One epoch of a domain, as far as this module holds indices of it.
+/// One epoch of a domain, as far as this module knows it.
 pub struct HeldEpoch {
-    pub current: bool,
+    pub state: EpochState,
     pub configuration: Signed<Configuration>,
     pub plan: Plan,
     /// `P_x` for every index of the committee.
     pub points: BTreeMap<ShareIndex, Point>,
-    /// The indices held here, and their limits. The shares themselves rest sealed in the vault.
+    /// The indices held here, and their limits; none when this module was away, or has left. The shares themselves
+    /// rest sealed in the vault.
     pub shares: BTreeMap<ShareIndex, Usage>,
 }
 
 impl HeldEpoch {
-    pub fn open(configuration: Signed<Configuration>, current: bool, plan: Plan) -> Result<Self> {
+    pub fn open(configuration: Signed<Configuration>, state: EpochState, plan: Plan) -> Result<Self> {
         let indices: Vec<ShareIndex> = plan.committee.iter().map(|s| s.index).collect();
         let points = sharing::commitments_at(&configuration.body().commitments, &indices)?;
         let points = indices.into_iter().zip(points).collect();
-        Ok(Self { current, configuration, plan, points, shares: BTreeMap::new() })
+        Ok(Self { state, configuration, plan, points, shares: BTreeMap::new() })
     }
 
     pub fn epoch(&self) -> Epoch {
@@ -222,25 +224,43 @@ impl State {
     }
 
     fn load_epochs(&mut self, now: Duration) -> Result<()> {
+        self.take_over_old_epochs()?;
         for (_, bytes) in self.vault.list(store::EPOCH)? {
             let record: EpochRecord = stored(&bytes)?;
-            let configuration: Signed<Configuration> = statement::read_unverified(&record.configuration.0)?;
-            let plan: Signed<Plan> = statement::read_unverified(&configuration.body().plan.0)?;
+            let (configuration, plan) = read_configuration(&record.configuration.0)?;
             let (domain, epoch) = (configuration.body().domain.clone(), configuration.body().epoch);
             let limits = self.charter(&domain)?.limits.clone();
-            let mut held = HeldEpoch::open(configuration, record.current, plan.into_body())?;
-            for seat in held.plan.committee.iter().filter(|s| s.node == self.name) {
-                let id = store::share_id(&domain, epoch, seat.index);
-                Share::from_bytes(seat.index, &*array(&must(&self.vault, store::SHARE, &id)?)?)?;
+            let mut held = HeldEpoch::open(configuration, record.state, plan)?;
+            for index in record.indices {
+                let id = store::share_id(&domain, epoch, index);
+                Share::from_bytes(index, &*array(&must(&self.vault, store::SHARE, &id)?)?)?;
                 let reserved = match self.vault.get(store::USAGE, &id)? {
                     Some(bytes) => stored(&bytes)?,
                     None => Reserved::NONE,
                 };
-                held.shares.insert(seat.index, Usage::resume(reserved, &limits, now));
+                held.shares.insert(index, Usage::resume(reserved, &limits, now));
             }
             self.epochs.entry(domain).or_default().insert(epoch, held);
         }
         Ok(())
+    }
+
+    /// Brings the epochs of a vault that an earlier release wrote into the form of this one.
+    fn take_over_old_epochs(&mut self) -> Result<()> {
+        let mut taken = Vec::new();
+        for (id, bytes) in self.vault.list(store::OLD_EPOCH)? {
+            let old: OldEpochRecord = stored(&bytes)?;
+            let (configuration, plan) = read_configuration(&old.configuration.0)?;
+            let state = if old.current { EpochState::Current } else { EpochState::Pending };
+            let own = own_seats(&plan, &self.name).into_iter().map(|seat| seat.index).collect();
+            taken.push((id, encode(&EpochRecord::new(state, &configuration, own, &[]))));
+        }
+        let mut changes = Vec::new();
+        for (id, record) in &taken {
+            changes.push(Change::Put { table: store::EPOCH, id, value: record });
+            changes.push(Change::Delete { table: store::OLD_EPOCH, id });
+        }
+        if changes.is_empty() { Ok(()) } else { self.commit(&changes) }
     }
 
     pub fn hold_fleet_key(&mut self, fleet_epoch: u64, key: FleetKey) -> Result<()> {
@@ -284,19 +304,30 @@ impl State {
         self.charters.get(domain).map(Approved::body).ok_or_else(|| unknown_domain(domain))
     }
 
-    /// The current epoch of `domain`, if this module holds an index of it.
+    /// An epoch of `domain` by its number, if this module knows it.
+    pub fn known(&self, domain: &DomainId, epoch: Epoch) -> Option<&HeldEpoch> {
+        self.epochs.get(domain)?.get(&epoch)
+    }
+
+    /// The current epoch of `domain`, if this module knows one.
     pub fn current(&self, domain: &DomainId) -> Result<&HeldEpoch> {
         self.epochs
             .get(domain)
-            .and_then(|epochs| epochs.values().rev().find(|e| e.current))
-            .ok_or_else(|| Error::new(Code::NotAMember, format!("this module holds no shard of {domain}")))
+            .and_then(|epochs| epochs.values().find(|e| e.state == EpochState::Current))
+            .ok_or_else(|| no_shard(domain))
     }
 
     pub fn current_mut(&mut self, domain: &DomainId) -> Result<&mut HeldEpoch> {
         self.epochs
             .get_mut(domain)
-            .and_then(|epochs| epochs.values_mut().rev().find(|e| e.current))
-            .ok_or_else(|| Error::new(Code::NotAMember, format!("this module holds no shard of {domain}")))
+            .and_then(|epochs| epochs.values_mut().find(|e| e.state == EpochState::Current))
+            .ok_or_else(|| no_shard(domain))
+    }
+
+    /// The current epoch of `domain`, of which this module must hold a shard.
+    pub fn serving(&self, domain: &DomainId) -> Result<&HeldEpoch> {
+        let held = self.current(domain)?;
+        if held.shares.is_empty() { Err(no_shard(domain)) } else { Ok(held) }
     }
 
     /// Signs as this module.
@@ -307,6 +338,12 @@ impl State {
     /// Opens a statement signed by any active module.
     pub fn verify<T: Statement>(&self, bytes: &[u8]) -> Result<Signed<T>> {
         statement::open(bytes, &self.fleet()?, &self.key_of())
+    }
+
+    /// Opens a statement signed by a module that is, or was, in the fleet: a certificate outlives its signers.
+    pub fn verify_past<T: Statement>(&self, bytes: &[u8]) -> Result<Signed<T>> {
+        let roster = self.roster()?;
+        statement::open(bytes, &self.fleet()?, &|name: &NodeId| roster.past_key_of(name))
     }
 
     /// Opens a statement that only the hub may sign.
@@ -335,6 +372,16 @@ impl State {
 
 pub fn unknown_domain(domain: &DomainId) -> Error {
     Error::new(Code::UnknownDomain, format!("this module knows no charter of {domain}"))
+}
+
+fn no_shard(domain: &DomainId) -> Error {
+    Error::new(Code::NotAMember, format!("this module holds no shard of the current epoch of {domain}"))
+}
+
+fn read_configuration(bytes: &[u8]) -> Result<(Signed<Configuration>, Plan)> {
+    let configuration: Signed<Configuration> = statement::read_unverified(bytes)?;
+    let plan: Signed<Plan> = statement::read_unverified(&configuration.body().plan.0)?;
+    Ok((configuration, plan.into_body()))
 }
 
 pub fn must(vault: &Vault, table: &'static str, id: &[u8]) -> Result<Zeroizing<Vec<u8>>> {

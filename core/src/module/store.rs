@@ -1,9 +1,12 @@
 //! What a module keeps in its vault: tables and record shapes. One name for each kind of record.
 
+use super::messages::Configuration;
+use super::state::carried;
 use crate::encoding::{Bytes, Wire, decode, encode};
 use crate::error::Result;
 use crate::ids::{DomainId, Epoch, ShareIndex};
-use crate::record;
+use crate::seal::statement::Signed;
+use crate::{record, words};
 
 pub const IDENTITY: &str = "identity";
 pub const IDENTITY_KEYS: &str = "identity-keys";
@@ -14,7 +17,9 @@ pub const FLEET_KEY: &str = "fleet-key";
 pub const CHARTER: &str = "charter";
 pub const BURNT: &str = "burnt";
 pub const DEALT: &str = "dealt";
-pub const EPOCH: &str = "epoch";
+pub const EPOCH: &str = "epochs";
+/// Where the releases before epoch changes kept their epochs, as [`OldEpochRecord`].
+pub const OLD_EPOCH: &str = "epoch";
 pub const SHARE: &str = "share";
 pub const USAGE: &str = "usage";
 pub const ACCESS: &str = "access";
@@ -35,10 +40,47 @@ record! {
     }
 }
 
+words!(
+    /// An epoch's state in one module. Pending: prepared, and may yet come to nothing. Current: committed, and none
+    /// later is known. Retired: committed, replaced by a later one, not erased yet.
+    EpochState { Pending = "pending", Current = "current", Retired = "retired" }
+);
+
+impl EpochState {
+    #[must_use]
+    pub fn is_committed(self) -> bool {
+        self != Self::Pending
+    }
+}
+
 record! {
     pub struct EpochRecord {
-        pub current: bool,
+        pub state: EpochState,
         /// The `Configuration` statement.
+        pub configuration: Bytes,
+        /// The indices whose shares lie in this vault.
+        pub indices: Vec<ShareIndex>,
+        /// While current: the `Prepared` receipts that it was committed on.
+        pub certificate: Vec<Bytes>,
+    }
+}
+
+impl EpochRecord {
+    pub fn new(
+        state: EpochState,
+        configuration: &Signed<Configuration>,
+        indices: Vec<ShareIndex>,
+        certificate: &[Vec<u8>],
+    ) -> Self {
+        let certificate = certificate.iter().cloned().map(Bytes).collect();
+        Self { state, configuration: carried(configuration), indices, certificate }
+    }
+}
+
+record! {
+    /// An epoch before epochs could change: its member has all its indices.
+    pub struct OldEpochRecord {
+        pub current: bool,
         pub configuration: Bytes,
     }
 }

@@ -3,13 +3,13 @@
 use quorate_core::encoding::{Bytes, digest, encode};
 use quorate_core::error::Code;
 use quorate_core::ids::{Epoch, Hash, NodeId};
-use quorate_core::module::SubShare;
 use quorate_core::module::messages::{Configuration, Dealing, Plan, PlanKey, Prepared};
+use quorate_core::module::{EpochState, SubShare};
 use quorate_core::seal::hpke::{self, Info, KemPrivate, SUITE};
 use quorate_core::seal::statement;
 use quorate_core::sharing::{self, Constant, Dealt, Threshold};
 
-use crate::fixture::{Creation, Fleet, domain, index, node_id, refused, rng, said, secret};
+use crate::fixture::{Creation, Fleet, domain, index, node_id, one, refused, rng, said, secret};
 
 fn sub_share_info(plan: &[u8], x: u8) -> Vec<u8> {
     let plan = statement::read_unverified::<Plan>(plan).expect("a plan");
@@ -39,7 +39,7 @@ fn opens(creation: &Creation, x: u8, seed: &[u8]) -> bool {
 
 /// Every 32 bytes that a vault keeps, wherever they stand.
 fn loot(fleet: &Fleet, name: &str) -> Vec<Vec<u8>> {
-    const TABLES: [&str; 15] = [
+    const TABLES: [&str; 16] = [
         "identity",
         "identity-keys",
         "pins",
@@ -50,6 +50,7 @@ fn loot(fleet: &Fleet, name: &str) -> Vec<Vec<u8>> {
         "burnt",
         "dealt",
         "epoch",
+        "epochs",
         "share",
         "usage",
         "access",
@@ -83,8 +84,11 @@ fn n90_no_vault_opens_a_recorded_dealing() {
         let own = module.accept_plan(&plan, &fleet.charter).expect("accepted");
         keys.extend(own.into_iter().filter(|_| n > 1));
     }
-    let (dealing, sealed) = fleet.hub.deal(&plan, &keys).expect("dealt");
-    let configuration = fleet.hub.configure(&plan, std::slice::from_ref(&dealing)).expect("configured");
+    let (dealing, sealed) = one(fleet.hub.deal(&plan, &fleet.charter, &keys).expect("dealt"));
+    let configuration = fleet
+        .hub
+        .configure(&plan, std::slice::from_ref(&dealing), std::slice::from_ref(&sealed))
+        .expect("configured");
     let control = Creation { plan, keys, dealing, sealed, configuration };
     assert!(opens(&control, 1, ours.seed().expose()));
     for (_, module) in fleet.holders() {
@@ -103,7 +107,7 @@ fn n90_no_vault_opens_a_recorded_dealing() {
     never(&fleet, "while the plan is open");
     let receipts = fleet.prepare(&recorded);
     never(&fleet, "once prepared");
-    fleet.node(1).activate(&recorded.configuration, &receipts).expect("activated");
+    fleet.node(1).activate(&recorded.configuration, &receipts, &[]).expect("activated");
     fleet.reopen(1);
     never(&fleet, "after a restart");
 }
@@ -140,8 +144,8 @@ fn n90_a_newer_plan_ends_the_older_one() {
 fn n05_nothing_is_no_dealing_no_key_and_no_sub_share() {
     let fleet = Fleet::founded();
     let c = fleet.deal_epoch(1);
-    refused(fleet.hub.deal(&c.plan, &[]), Code::NotEnoughShares);
-    refused(fleet.hub.configure(&c.plan, &[]), Code::BadCommitments);
+    refused(fleet.hub.deal(&c.plan, &fleet.charter, &[]), Code::NotEnoughShares);
+    refused(fleet.hub.configure(&c.plan, &[], &[]), Code::BadCommitments);
     refused(fleet.node(1).prepare(&c.configuration, &[], &[c.sub(1)]), Code::BadCommitments);
     refused(fleet.node(2).prepare(&c.configuration, &c.dealings(), &[]), Code::NotEnoughShares);
     // A plan's keys are spent with the attempt, whatever came of it.
@@ -160,13 +164,17 @@ fn n05_a_certificate_counts_distinct_members() {
     let c = fleet.deal_epoch(1);
     let receipts = fleet.prepare(&c);
     let node = fleet.node(1);
-    refused(node.activate(&c.configuration, &[]), Code::NotEnoughShares);
-    refused(node.activate(&c.configuration, &vec![receipts[0].clone(); 5]), Code::NotEnoughShares);
+    refused(node.activate(&c.configuration, &[], &[]), Code::NotEnoughShares);
+    refused(node.activate(&c.configuration, &vec![receipts[0].clone(); 5], &[]), Code::NotEnoughShares);
     // k = 3 and z = 1 for five indices.
-    refused(node.activate(&c.configuration, &receipts[..3]), Code::NotEnoughShares);
-    assert!(!node.epochs().expect("listed")[0].1, "nothing is current before the certificate");
-    node.activate(&c.configuration, &receipts[1..]).expect("four are enough");
-    node.activate(&c.configuration, &receipts).expect("and again");
+    refused(node.activate(&c.configuration, &receipts[..3], &[]), Code::NotEnoughShares);
+    assert_eq!(
+        node.epochs().expect("listed")[0].1,
+        EpochState::Pending,
+        "nothing is current before the certificate"
+    );
+    node.activate(&c.configuration, &receipts[1..], &[]).expect("four are enough");
+    node.activate(&c.configuration, &receipts, &[]).expect("and again");
 }
 
 #[test]
@@ -178,12 +186,12 @@ fn n69_a_stolen_hub_forges_no_certificate() {
     let honest = said::<Prepared>(&receipts[4]);
     let with = |forged: Vec<u8>| [&receipts[..3], &[forged]].concat();
     let by_hub = fleet.forge("hub", honest.clone());
-    refused(node.activate(&c.configuration, &with(by_hub)), Code::WrongEpoch);
+    refused(node.activate(&c.configuration, &with(by_hub), &[]), Code::WrongEpoch);
     // One liar speaks for its own index only, and for this configuration only.
     let for_another = fleet.forge("node-1", honest.clone());
-    refused(node.activate(&c.configuration, &with(for_another)), Code::WrongEpoch);
+    refused(node.activate(&c.configuration, &with(for_another), &[]), Code::WrongEpoch);
     let for_another_epoch = fleet.forge("node-5", Prepared { configuration: Hash([1; 32]), ..honest });
-    refused(node.activate(&c.configuration, &with(for_another_epoch)), Code::WrongEpoch);
+    refused(node.activate(&c.configuration, &with(for_another_epoch), &[]), Code::WrongEpoch);
 }
 
 #[test]
@@ -198,15 +206,15 @@ fn a_domain_is_created_once_even_if_two_attempts_were_prepared() {
         second_receipts.extend(receipts.expect("prepared"));
     }
     for (_, module) in fleet.holders() {
-        module.activate(&first.configuration, &first_receipts).expect("activated");
+        module.activate(&first.configuration, &first_receipts, &[]).expect("activated");
     }
     // A second activation would put another domain key in the place of the first.
-    refused(fleet.node(2).activate(&second.configuration, &second_receipts), Code::AlreadyExists);
+    refused(fleet.node(2).activate(&second.configuration, &second_receipts, &[]), Code::AlreadyExists);
     let late = fleet.node(1).prepare(&second.configuration, &second.dealings(), &[second.sub(1)]);
     refused(late, Code::AlreadyExists);
     assert_eq!(fleet.stolen_secrets("node-2", "share").len(), 1, "the other attempt's shard is erased");
     fleet.reopen(2);
-    refused(fleet.node(2).activate(&second.configuration, &second_receipts), Code::AlreadyExists);
+    refused(fleet.node(2).activate(&second.configuration, &second_receipts, &[]), Code::AlreadyExists);
     fleet.unlock(1);
 }
 
@@ -313,15 +321,15 @@ fn a_configuration_takes_its_plans_own_dealings_and_number() {
 fn n92_a_hub_deals_no_plan_beyond_the_charter() {
     let fleet = Fleet::founded();
     let lower = Plan { threshold: 2, ..said::<Plan>(&fleet.plan(1)) };
-    refused(fleet.hub.deal(&fleet.forge("hub", lower), &[]), Code::OutsideCharter);
+    refused(fleet.hub.deal(&fleet.forge("hub", lower), &fleet.charter, &[]), Code::OutsideCharter);
 }
 
 #[test]
 fn n41_a_number_is_dealt_for_once() {
     let fleet = Fleet::founded();
     let c = fleet.deal_epoch(3);
-    refused(fleet.hub.deal(&c.plan, &c.keys), Code::WrongEpoch);
-    refused(fleet.node(1).deal(&c.plan, &c.keys), Code::NotAuthorized);
+    refused(fleet.hub.deal(&c.plan, &fleet.charter, &c.keys), Code::WrongEpoch);
+    refused(fleet.node(1).deal(&c.plan, &fleet.charter, &c.keys), Code::NotAuthorized);
 }
 
 #[test]
@@ -334,9 +342,9 @@ fn a_dealer_seals_only_to_keys_of_this_plan_and_of_its_members() {
         keys.extend(module.accept_plan(&plan, &fleet.charter).expect("accepted"));
     }
     let with = |key: Vec<u8>| [&[key], &keys[1..]].concat();
-    refused(fleet.hub.deal(&plan, &with(older.keys[0].clone())), Code::WrongEpoch);
-    refused(fleet.hub.deal(&plan, &with(keys[1].clone())), Code::NotAMember);
+    refused(fleet.hub.deal(&plan, &fleet.charter, &with(older.keys[0].clone())), Code::WrongEpoch);
+    refused(fleet.hub.deal(&plan, &fleet.charter, &with(keys[1].clone())), Code::NotEnoughShares);
     let redirected = fleet.forge("node-2", said::<PlanKey>(&keys[0]));
-    refused(fleet.hub.deal(&plan, &with(redirected)), Code::NotAMember);
-    fleet.hub.deal(&plan, &keys).expect("the right ones will do");
+    refused(fleet.hub.deal(&plan, &fleet.charter, &with(redirected)), Code::NotAMember);
+    fleet.hub.deal(&plan, &fleet.charter, &keys).expect("the right ones will do");
 }

@@ -15,7 +15,8 @@ use quorate_core::error::{Code, Error, Result};
 use quorate_core::ids::{DomainId, Epoch, Hash, NodeId, SessionId, ShareIndex};
 use quorate_core::memory::Secret;
 use quorate_core::module::messages::{
-    Allowed, Called, Charter, Dealer, DealerKind, Invitation, Limits, Mode, Purpose, Refusal, Role, Seat,
+    Allowed, Called, Charter, Dealer, DealerKind, Entry, Invitation, Limits, Mode, Purpose, Refusal, Role,
+    Roster as RosterStatement, Seat,
 };
 use quorate_core::module::operator::{Invite, Operator};
 use quorate_core::module::{Learnt, Module, PlanOrder, Progress, Sources, SubShare};
@@ -142,6 +143,25 @@ impl Fleet {
         self.node(n).accept_rekey(&rekey).expect("the fleet key");
     }
 
+    /// The operator retires `node-n`; everybody else hears of it.
+    pub fn retire(&mut self, n: u8) {
+        let entry = self.operator.retire(&self.entry(&format!("node-{n}"))).expect("retired");
+        let roster = self.hub.admit(&entry).expect("admitted");
+        for (_, module) in self.nodes.iter().filter(|(other, _)| **other != n) {
+            module.install_roster(&roster).expect("installed");
+        }
+    }
+
+    /// The newest roster entry of a module.
+    pub fn entry(&self, name: &str) -> Vec<u8> {
+        let roster: RosterStatement = said(&self.hub.roster_bytes().expect("asked").expect("a roster"));
+        let entries = roster.entries.into_iter().map(|e| e.0);
+        entries
+            .filter(|e| statement::read_approved::<Entry>(e).expect("an entry").body().name.as_str() == name)
+            .next_back()
+            .expect("in the roster")
+    }
+
     /// A module in this fleet's directory that has not enrolled.
     pub fn new_module(&self, name: &str) -> Module {
         create(&self.dir.0, name, &self.clock)
@@ -251,8 +271,11 @@ impl Fleet {
         for (_, module) in self.holders() {
             keys.extend(module.accept_plan(&plan, &self.charter).expect("accepted"));
         }
-        let (dealing, sealed) = self.hub.deal(&plan, &keys).expect("dealt");
-        let configuration = self.hub.configure(&plan, std::slice::from_ref(&dealing)).expect("configured");
+        let (dealing, sealed) = one(self.hub.deal(&plan, &self.charter, &keys).expect("dealt"));
+        let configuration = self
+            .hub
+            .configure(&plan, std::slice::from_ref(&dealing), std::slice::from_ref(&sealed))
+            .expect("configured");
         Creation { plan, keys, dealing, sealed, configuration }
     }
 
@@ -269,7 +292,7 @@ impl Fleet {
         let creation = self.deal_epoch(to);
         let receipts = self.prepare(&creation);
         for (_, module) in self.holders() {
-            module.activate(&creation.configuration, &receipts).expect("activated");
+            module.activate(&creation.configuration, &receipts, &[]).expect("activated");
         }
         creation
     }

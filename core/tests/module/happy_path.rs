@@ -2,6 +2,7 @@
 
 use quorate_core::encoding::encode;
 use quorate_core::ids::NodeId;
+use quorate_core::module::EpochState;
 
 use crate::fixture::{Fleet, domain, node_id};
 
@@ -42,7 +43,7 @@ fn a_restarted_holder_keeps_its_shard_and_answers() {
     fleet.reopen(2);
     assert_eq!(fleet.node(2).boot().expect("a boot number"), before + 1);
     let epochs = fleet.node(2).epochs().expect("listed");
-    assert_eq!((epochs.len(), epochs[0].1), (1, true), "one epoch, current");
+    assert_eq!((epochs.len(), epochs[0].1), (1, EpochState::Current), "one epoch, current");
     fleet.unlock(1);
     assert!(fleet.node(1).lease(&domain()).expect("asked").is_some());
 }

@@ -11,5 +11,6 @@ mod happy_path;
 mod keys;
 mod messages;
 mod plans;
+mod redealing;
 mod sessions;
 mod stack;

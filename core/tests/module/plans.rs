@@ -212,7 +212,7 @@ fn an_epoch_counts_from_one() {
 }
 
 #[test]
-fn only_first_epochs_are_made_and_only_once() {
+fn a_domain_is_created_once() {
     let fleet = Fleet::ready();
     refused(fleet.node(1).accept_plan(&fleet.plan(2), &fleet.charter), Code::AlreadyExists);
     let honest = fleet.plan(2);
@@ -221,8 +221,9 @@ fn only_first_epochs_are_made_and_only_once() {
         &honest,
         &fleet.charter,
         &[
-            (|p| (p.purpose, p.from_epoch) = (Purpose::Refresh, Epoch(1)), Code::BadState),
-            (|p| p.from_epoch = Epoch(1), Code::BadState),
+            (|p| (p.purpose, p.from_epoch) = (Purpose::Refresh, Epoch(1)), Code::BadIndex),
+            (|p| p.from_epoch = Epoch(1), Code::OutsideCharter),
+            (|p| p.purpose = Purpose::Restore, Code::BadState),
         ],
     );
 }
@@ -235,7 +236,10 @@ fn a_first_epoch_is_created_from_nothing() {
         &fleet,
         &honest,
         &fleet.charter,
-        &[(|p| p.purpose = Purpose::Reshare, Code::BadState), (|p| p.from_epoch = Epoch(1), Code::BadState)],
+        &[
+            (|p| (p.purpose, p.dealers[0].index) = (Purpose::Reshare, Some(index(1))), Code::WrongEpoch),
+            (|p| p.from_epoch = Epoch(1), Code::OutsideCharter),
+        ],
     );
 }
 

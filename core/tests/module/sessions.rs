@@ -413,7 +413,7 @@ fn a_prepared_epoch_gives_no_shard() {
     let mut fleet = Fleet::founded();
     let c = fleet.deal_epoch(1);
     let receipts = fleet.prepare(&c);
-    fleet.node(1).activate(&c.configuration, &receipts).expect("activated");
+    fleet.node(1).activate(&c.configuration, &receipts, &[]).expect("activated");
     let (_, request) = fleet.open_session(1);
     let grant = fleet.grant(&request, &[2]);
     let refusal = fleet.refusal(2, &grant);
