@@ -79,6 +79,8 @@ class Operator:
         """(the signed token for the hub, the invitation text for the node)."""
     def approve_entry(self, request: bytes, *, not_before: int) -> tuple[bytes, bytes]:
         """Signs a roster entry for a verified `EnrolRequest`: (entry, module's TLS CA certificate, DER)."""
+    def retire(self, entry: bytes) -> bytes:
+        """Signs the next version of a roster entry: the module is retired for good."""
     def charter(
         self,
         *,
@@ -183,7 +185,8 @@ class Module:
         dealers: Sequence[tuple[str, int | None]],
         committee: Sequence[tuple[int, str, str]],
     ) -> bytes: ...
-    def configure(self, plan: bytes, dealings: Sequence[bytes]) -> bytes: ...
+    def configure(self, plan: bytes, dealings: Sequence[bytes], sealed: Sequence[Sequence[bytes]]) -> bytes:
+        """The `Configuration` that the dealings come to; `sealed`: the sub-shares that came with each."""
     def grant(self, request: bytes, called: Sequence[tuple[int, str, tuple[int, int]]]) -> bytes:
         """A `Grant`; `called`: index, node, fence as (term, number)."""
     def reseal_access_secret(self, access_key_id: str, sealed: bytes) -> bytes: ...
@@ -191,18 +194,32 @@ class Module:
     # --- epochs
     def accept_plan(self, plan: bytes, charter: bytes) -> list[bytes]:
         """Burns the plan's number durably, makes plan-bound KEM keys; returns a `PlanKey` for each own index."""
-    def deal(self, plan: bytes, plan_keys: Sequence[bytes]) -> tuple[bytes, list[bytes]]:
-        """(the `Dealing`, the sealed sub-shares in committee order); one `PlanKey` for each index."""
+    def deal(
+        self, plan: bytes, charter: bytes, plan_keys: Sequence[bytes]
+    ) -> list[tuple[bytes, list[bytes]]]:
+        """For each own index among the dealers: (the `Dealing`, the sealed sub-shares in committee order, empty for a
+        seat without a `PlanKey`). Once for a number, ever.
+        """
     def prepare(
         self, configuration: bytes, dealings: Sequence[bytes], sealed: Sequence[tuple[int, int, bytes]]
     ) -> list[bytes]:
         """Verifies, assembles, stores; `sealed`: (own index, dealer's position, sub-share). Receipts."""
-    def activate(self, configuration: bytes, receipts: Sequence[bytes]) -> list[bytes]:
-        """Checks the commit certificate, makes the pending epoch current. `Activated` receipts."""
+    def activate(
+        self, configuration: bytes, receipts: Sequence[bytes], dealings: Sequence[bytes]
+    ) -> list[bytes]:
+        """Checks the commit certificate, makes the epoch current. `Activated` receipts: none where this module did not
+        prepare it. Then `dealings` are needed, if it has held a share of the domain.
+        """
+    def erase(self, receipts: Sequence[bytes]) -> bytes:
+        """Erases all shares before the epoch whose `Activated` receipts these are; the `Erased` statement."""
+    def commit_certificate(self, domain: str) -> tuple[bytes, list[bytes]]:
+        """The current epoch's `Configuration`, and the `Prepared` receipts that it was committed on."""
     def abort_plan(self, plan_hash: bytes) -> None:
         """Erases the plan's KEM keys and what was pending for it."""
     def epochs(self) -> list[View]:
-        """domain, epoch, configuration (hash), state (`pending`|`current`), indices, threshold, `statement`."""
+        """domain, epoch, configuration (hash), state (`pending`|`current`|`retired`), indices, threshold,
+        `statement`.
+        """
     def configuration(self, domain: str) -> bytes | None:
         """The current epoch's `Configuration` statement."""
 

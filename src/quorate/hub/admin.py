@@ -21,7 +21,8 @@ from starlette.routing import Route
 from quorate import _core, logs
 from quorate.errors import BadInput, QuorateError, StorageFailed
 from quorate.host.http_server import HttpServer
-from quorate.hub.epochs import DomainExists, EpochAborted, NotEnoughHolders
+from quorate.hub.changes import DomainExists, NotEnoughHolders
+from quorate.hub.epochs import Busy, EpochAborted
 from quorate.hub.records import RecordRefused
 from quorate.ids import Quorum
 
@@ -29,12 +30,15 @@ _log = logging.getLogger(__name__)
 
 _STATUS: dict[type[QuorateError], int] = {
     DomainExists: 409,
+    Busy: 409,
     EpochAborted: 409,
     NotEnoughHolders: 503,
     StorageFailed: 503,
     BadInput: 400,
 }
 MAX_BODY = 1 << 20
+MAX_INTERVAL = 366 * 24 * 3600
+"""Seconds."""
 
 
 class HubCommands(Protocol):
@@ -45,9 +49,16 @@ class HubCommands(Protocol):
     async def add_token(self, token: bytes) -> dict[str, Any]: ...
     async def enrolments(self) -> list[dict[str, Any]]: ...
     async def approve(self, name: str, entry: bytes, authority: bytes) -> dict[str, Any]: ...
+    async def retire(self, name: str, entry: bytes) -> dict[str, Any]: ...
     async def create_domain(
-        self, charter: bytes, quorum: Quorum, nodes: list[str] | None
+        self, charter: bytes, quorum: Quorum, nodes: list[str] | None, refresh_every: int | None
     ) -> dict[str, Any]: ...
+    async def refresh(self, domain: str) -> dict[str, Any]: ...
+    async def reshare(
+        self, domain: str, charter: bytes | None, quorum: Quorum, nodes: list[str] | None
+    ) -> dict[str, Any]: ...
+    async def abort(self, domain: str, reason: str) -> dict[str, Any]: ...
+    async def set_domain(self, domain: str, refresh_every: int) -> dict[str, Any]: ...
     def charter(self, domain: str) -> dict[str, Any]: ...
     async def lock(self, domain: str) -> dict[str, Any]: ...
     async def access(self) -> list[dict[str, Any]]: ...
@@ -77,11 +88,36 @@ class AdminServer:
         async def create_domain(request: Request) -> Any:
             body = await _body(request)
             quorum = Quorum(int(body["threshold"]), int(body["shards"]))
-            return await hub.create_domain(_bytes(body, "charter"), quorum, _names(body.get("nodes")))
+            every = body.get("refresh_every")
+            return await hub.create_domain(
+                _bytes(body, "charter"),
+                quorum,
+                _names(body.get("nodes")),
+                None if every is None else _seconds(every),
+            )
+
+        async def refresh(request: Request) -> Any:
+            return await hub.refresh(request.path_params["name"])
+
+        async def reshare(request: Request) -> Any:
+            body = await _body(request)
+            quorum = Quorum(int(body["threshold"]), int(body["shards"]))
+            charter = None if body.get("charter") is None else _bytes(body, "charter")
+            return await hub.reshare(request.path_params["name"], charter, quorum, _names(body.get("nodes")))
+
+        async def abort(request: Request) -> Any:
+            return await hub.abort(request.path_params["name"], str((await _body(request))["reason"]))
+
+        async def settings(request: Request) -> Any:
+            body = await _body(request)
+            return await hub.set_domain(request.path_params["name"], _seconds(body["refresh_every"]))
 
         async def approve(request: Request) -> Any:
             body = await _body(request)
             return await hub.approve(request.path_params["name"], _bytes(body, "entry"), _bytes(body, "ca"))
+
+        async def retire(request: Request) -> Any:
+            return await hub.retire(request.path_params["name"], _bytes(await _body(request), "entry"))
 
         async def reseal(request: Request) -> Any:
             body = await _body(request)
@@ -124,9 +160,14 @@ class AdminServer:
                 route("/v1/tokens", "POST", add_token),
                 route("/v1/enrolments", "GET", enrolments),
                 route("/v1/enrolments/{name}", "POST", approve),
+                route("/v1/nodes/{name}/retire", "POST", retire),
                 route("/v1/domains", "POST", create_domain),
                 route("/v1/domains/{name}/charter", "GET", charter),
                 route("/v1/domains/{name}/lock", "POST", lock),
+                route("/v1/domains/{name}/refresh", "POST", refresh),
+                route("/v1/domains/{name}/reshare", "POST", reshare),
+                route("/v1/domains/{name}/abort", "POST", abort),
+                route("/v1/domains/{name}/settings", "POST", settings),
                 route("/v1/access", "GET", access),
                 route("/v1/access", "POST", put_access),
                 route("/v1/access/reseal", "POST", reseal),
@@ -211,6 +252,12 @@ async def _body(request: Request) -> dict[str, Any]:
 
 def _bytes(body: dict[str, Any], name: str) -> bytes:
     return b64decode(str(body[name]), validate=True)
+
+
+def _seconds(value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= MAX_INTERVAL:
+        raise ValueError(f"an interval is 0 (never) to {MAX_INTERVAL} seconds")
+    return value
 
 
 def _names(value: object) -> list[str] | None:

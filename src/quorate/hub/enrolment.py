@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from quorate import _core
-from quorate.errors import QuorateError
+from quorate.errors import BadInput, QuorateError
 from quorate.hsm import Hsm
 from quorate.hub.journal import Journal
 from quorate.store.database import Conflict, Database, Enrolment, TokenUsed
@@ -152,6 +152,21 @@ class Enrolments:
         await self._database.approve(asked[-1].token_id, entry, authority)
         self._on_roster()
         roster = module.roster()
+        assert roster is not None
+        return int(_core.view(roster)["version"])
+
+    async def retire(self, name: str, entry: bytes) -> int:
+        """Takes a module out of the fleet by its operator-signed entry; returns the roster's new version.
+
+        Raises `BadInput`, `CoreError`.
+        """
+        seen = _core.view_approved(entry)
+        if seen["name"] != name or seen["standing"] != "retired":
+            raise BadInput(f"this entry does not retire {name}", remedy="sign one with `quorate node retire`")
+        await self._journal.note("retired", node=name)
+        await self._hsm.slow(self._hsm.module.admit, entry)
+        self._on_roster()
+        roster = self._hsm.module.roster()
         assert roster is not None
         return int(_core.view(roster)["version"])
 

@@ -1,8 +1,10 @@
-"""Epoch changes carried out: `protocol/epoch_change` decides, the module plans and deals, the database keeps.
+"""Epoch changes carried out, up to their commit: `protocol/epoch_change` decides, the module plans and deals, the
+database keeps.
 
 Here: one attempt for each domain at a time, its steps in order, its resumption after a restart; epochs that its
 members show a hub whose database is older.
-Not here: any decision; who may be in a committee beyond the charter (every module checks it).
+Not here: any decision; who is to change what (`changes`), what follows a commit (`settling`), who may be in a committee
+beyond the charter (every module checks it).
 """
 
 import asyncio
@@ -14,13 +16,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from quorate import _core
-from quorate.errors import BadInput, QuorateError
+from quorate.errors import QuorateError
 from quorate.host.dispatch import Dispatch, Dropped, Fields
 from quorate.host.fleet import Fleet
 from quorate.hsm import Hsm
 from quorate.hub.journal import Journal
 from quorate.hub.nodes import Nodes
-from quorate.ids import HUB, DomainId, NodeId, Quorum
+from quorate.hub.settling import Settlings, committed, seats
+from quorate.ids import HUB, DomainId, NodeId
 from quorate.protocol import epoch_change as change
 from quorate.protocol.quorum import Shard, margin
 from quorate.protocol.session_events import DomainIs
@@ -29,7 +32,12 @@ from quorate.wire.links import LinkDown
 
 _log = logging.getLogger(__name__)
 
+SPACING_SECONDS = 0.5
+"""From a domain's commit to its next plan, at least: sessions that the commit ended come to their end (attack N37)."""
+
 _CONFIGURATION = "quorate/v1/epoch/configuration"
+_PLAN_KEY = "quorate/v1/epoch/plan-key"
+_PREPARED = "quorate/v1/epoch/prepared"
 
 
 class EpochAborted(QuorateError):
@@ -45,26 +53,28 @@ class EpochAborted(QuorateError):
         self.culprits = why.culprits
 
 
-class DomainExists(QuorateError):
-    code = "domain_exists"
+class Busy(QuorateError):
+    code = "epoch_busy"
 
     def __init__(self, domain: DomainId) -> None:
         super().__init__(
-            f"the domain {domain} exists, or is being created",
-            kept="it is unchanged",
-            remedy="choose another name, or use the domain that is there (`quorate domain show`)",
+            f"an epoch change of {domain} is under way",
+            kept="it goes on",
+            remedy="wait for its end (`quorate domain show`), or give it up (`quorate domain abort`)",
         )
 
 
-class NotEnoughHolders(QuorateError):
-    code = "not_enough_holders"
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What an attempt is to make. `dealers`: nodes and their indices in the epoch `source`."""
 
-    def __init__(self, reason: str) -> None:
-        super().__init__(
-            reason,
-            kept="nothing was changed",
-            remedy="start or enrol more nodes (`quorate node list`), or take fewer --shards",
-        )
+    domain: DomainId
+    charter: bytes
+    purpose: str
+    source: int
+    threshold: int
+    dealers: tuple[tuple[NodeId, int | None], ...]
+    shards: tuple[Shard, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +87,8 @@ class Domain:
     threshold: int
     mode: str
     shards: tuple[Shard, ...]
+    at: int
+    """Unix seconds of the commit."""
 
     @property
     def event(self) -> DomainIs:
@@ -85,17 +97,22 @@ class Domain:
 
 @dataclass(slots=True)
 class _Running:
-    """An attempt under way or not yet closed. `steps`: (what, milliseconds since its start)."""
+    """An attempt under way. `steps`: (what, milliseconds since its start)."""
 
     domain: DomainId
     epoch: int
+    purpose: str
+    source: int
+    """The epoch that is dealt from."""
     attempt: change.Attempt
     started: float
     steps: list[tuple[str, float]] = field(default_factory=list)
     events: deque[change.Event] = field(default_factory=deque)
     working: bool = False
     wake: asyncio.TimerHandle | None = None
-    finished: asyncio.Future[change.Finished] | None = None
+    finished: asyncio.Future[change.Finished] = field(
+        default_factory=lambda: asyncio.get_running_loop().create_future()
+    )
 
     def step(self, what: str) -> None:
         self.steps.append((what, round(1000 * (time.monotonic() - self.started), 3)))
@@ -122,26 +139,33 @@ class Epochs:
         self._loop = asyncio.get_running_loop()
         self._running: dict[DomainId, _Running] = {}
         self._planning: set[DomainId] = set()
+        self._committed_at: dict[DomainId, float] = {}
         self._burnt: dict[str, int] = {}
         self._loaded = False
         self._shown: dict[bytes, set[int]] = {}
+        self._certificates: dict[bytes, list[bytes]] = {}
         self.domains: dict[DomainId, Domain] = {}
+        self.settlings = Settlings(hsm, fleet, journal, database, nodes, self._on_settled)
 
     def register(self, dispatch: Dispatch) -> None:
         dispatch.on("epoch/plan-keys", 2, self._on_keys, hub_only=False)
+        dispatch.on("epoch/dealings", 2, self._on_dealings, hub_only=False)
         dispatch.on("epoch/prepared", 1, self._on_prepared, hub_only=False)
-        dispatch.on("epoch/activated", 1, self._on_activated, hub_only=False)
         dispatch.on("epoch/refused", 4, self._on_refused, hub_only=False)
-        dispatch.on("epoch/current", 1, self._on_current, hub_only=False)
+        dispatch.on("epoch/current", 2, self._on_current, hub_only=False)
+        self.settlings.register(dispatch)
 
     async def load(self) -> None:
         """Takes up what the database holds: committed epochs, and attempts that a restart cut short."""
         rows = await self._database.attempts()
         self._burnt = highest_epochs(rows)
+        self.settlings.load(
+            [row for row in rows if row.phase in ("committed", "closed")], await self._database.erasures()
+        )
         for row in current_epochs(rows).values():
-            self._commit(row.domain, bytes(row.configuration or b""))
+            self._serve(row)
         for row in rows:
-            if row.phase in ("planned", "dealt", "committed"):
+            if row.phase in ("planned", "dealt"):
                 await self._resume(row)
         self._loaded = True
         for configuration in list(self._shown):
@@ -151,93 +175,90 @@ class Epochs:
     def creating(self) -> frozenset[DomainId]:
         return frozenset(domain for domain in self._running if domain not in self.domains)
 
-    def check_creation(
-        self, charter: bytes, quorum: Quorum, only: Sequence[str] | None
-    ) -> tuple[DomainId, tuple[Shard, ...]]:
-        """The domain, and who would hold its shards now. Raises `DomainExists`, `NotEnoughHolders`, `BadInput`."""
-        seen = _core.view_approved(charter)
-        domain = DomainId(seen["domain"])
-        if domain in self.domains or domain in self._running or domain in self._planning:
-            raise DomainExists(domain)
-        return domain, self._committee(seen, quorum, only)
+    def is_busy(self, domain: DomainId) -> bool:
+        return domain in self._running or domain in self._planning
 
-    async def create(
-        self, charter: bytes, quorum: Quorum, *, only: Sequence[str] | None
-    ) -> tuple[Domain, list[dict[str, Any]]]:
-        """Makes a domain's first epoch under a charter; returns when it is committed and live members serve it.
+    def under_way(self, domain: DomainId) -> dict[str, Any] | None:
+        """The attempt of the domain, for people."""
+        running = self._running.get(domain)
+        if running is None:
+            return None
+        return {
+            "epoch": running.epoch,
+            "purpose": running.purpose,
+            "phase": running.attempt.phase.value,
+            "seconds": round(time.monotonic() - running.started, 3),
+            "waits_for": [node.value for node in running.attempt.waits_for],
+        }
 
-        `only`: the nodes to choose from. Also returns the steps with their times. Raises `DomainExists`,
-        `NotEnoughHolders`, `BadInput`, `EpochAborted`, `CoreError`.
+    async def make(self, order: Order) -> tuple[Domain, list[dict[str, Any]]]:
+        """Makes the domain's next epoch; returns when it is committed and live members have taken it up.
+
+        Also returns the steps with their times. Raises `Busy`, `EpochAborted`, `CoreError`.
         """
-        domain, seats = self.check_creation(charter, quorum, only)
+        domain = order.domain
+        if self.is_busy(domain):
+            raise Busy(domain)
         epoch = self._burnt.get(domain.value, 0) + 1
         self._burnt[domain.value] = epoch
 
         def make_plan() -> bytes:
             return self._hsm.module.plan(
-                charter=charter,
-                purpose="create",
-                from_epoch=0,
+                charter=order.charter,
+                purpose=order.purpose,
+                from_epoch=order.source,
                 to_epoch=epoch,
-                threshold=quorum.threshold,
-                dealers=[(HUB.value, None)],
-                committee=[(index, node.value, "holder") for index, node in seats],
+                threshold=order.threshold,
+                dealers=[(node.value, index) for node, index in order.dealers],
+                committee=[(index, node.value, "holder") for index, node in order.shards],
             )
 
         self._planning.add(domain)  # until it is in `_running`: one attempt at a time (attack N49)
         try:
+            await asyncio.sleep(self._committed_at.get(domain, 0.0) + SPACING_SECONDS - time.monotonic())
+            started = time.monotonic()
             statement = await self._hsm.slow(make_plan)
         finally:
             self._planning.discard(domain)
-        plan = _plan(statement, charter)
+        plan = _plan(statement, order.charter)
         step = change.Attempt.begin(plan, self._nodes.live, time.monotonic())
-        running = _Running(domain, epoch, step.state, time.monotonic(), finished=self._loop.create_future())
-        self._running[domain] = running
-        await self._work(running, step.do)
-        assert running.finished is not None
+        running = _Running(domain, epoch, order.purpose, order.source, step.state, started)
+        await self._begin(running, step.do)
         finished = await running.finished
         if not finished.committed:
             raise EpochAborted(domain, finished)
+        await self.settlings.taken_up(domain)
+        running.step("activated")
         return self.domains[domain], [{"step": what, "ms": ms} for what, ms in running.steps]
 
-    def _committee(
-        self, charter: dict[str, Any], quorum: Quorum, only: Sequence[str] | None
-    ) -> tuple[Shard, ...]:
-        """Indices 1…n, one for each of n live holders, which are spread over zones."""
-        allowed = [NodeId(entry["node"]) for entry in charter["allowed"] if entry["role"] == "holder"]
-        if foreign := sorted(set(only or ()) - {node.value for node in allowed}):
-            raise BadInput(
-                f"the charter of {charter['domain']} does not allow {', '.join(foreign)}",
-                remedy="choose holders that the charter allows (`quorate node list`)",
-            )
-        wanted = [node for node in allowed if only is None or node.value in only]
-        live = [node for node in wanted if self._nodes.is_live(node)]
-        if len(live) < quorum.holders:
-            raise NotEnoughHolders(
-                f"{quorum.holders} shards need a live holder each, and {len(live)} of {len(wanted)} holders are live"
-            )
-        zones: dict[str, list[NodeId]] = {}
-        for node in live:
-            zones.setdefault(self._nodes.zone(node), []).append(node)
-        spread: list[NodeId] = []
-        while len(spread) < len(live):
-            spread += [zones[zone].pop(0) for zone in sorted(zones) if zones[zone]]
-        return tuple(enumerate(spread[: quorum.holders], start=1))
+    async def cancel(self, domain: DomainId, reason: str) -> bool:
+        """Gives the domain's attempt up; false when there is none, or it is committed before that comes to it."""
+        running = self._running.get(domain)
+        if running is None:
+            return False
+        self._feed(running, change.Cancelled(reason))
+        return not (await asyncio.shield(running.finished)).committed
 
     async def _resume(self, row: AttemptRow) -> None:
         dealt = None
-        receipts: dict[int, bytes] = {}
-        if row.configuration is not None and row.dealing is not None and row.sealed is not None:
+        if row.configuration is not None and row.dealings is not None and row.sealed is not None:
             hash_ = _core.view(row.configuration)["hash"]
-            sealed = tuple(_core.decode(row.sealed))
-            dealt = change.Dealt(bytes(row.dealing), sealed, bytes(row.configuration), hash_)
-        if row.receipts is not None:
-            receipts = {_core.view(receipt)["index"]: receipt for receipt in _core.decode(row.receipts)}
+            sealed = tuple(tuple(one) for one in _core.decode(row.sealed))
+            dealings = tuple(_core.decode(row.dealings))
+            dealt = change.Dealt(dealings, sealed, bytes(row.configuration), hash_)
         plan, phase = _plan(bytes(row.plan), bytes(row.charter)), change.Phase(row.phase)
-        step = change.Attempt.resume(plan, phase, dealt, receipts, time.monotonic())
-        running = _Running(DomainId(row.domain), row.epoch, step.state, time.monotonic())
+        step = change.Attempt.resume(plan, phase, dealt, time.monotonic())
+        seen = _core.view(bytes(row.plan))
+        purpose, source = seen["purpose"], seen["from_epoch"]
+        running = _Running(DomainId(row.domain), row.epoch, purpose, source, step.state, time.monotonic())
+        await self._begin(running, step.do)
+
+    async def _begin(self, running: _Running, actions: Sequence[change.Action]) -> None:
+        """The attempt's first step; what comes meanwhile waits for its end."""
         self._running[running.domain] = running
-        await self._work(running, step.do)
+        running.working = True
+        await self._work(running, actions)
+        await self._drain(running)
 
     # Events.
 
@@ -247,13 +268,14 @@ class Epochs:
         for running in list(self._running.values()):
             if live != (node in running.attempt.live):
                 self._feed(running, change.NodeUp(node) if live else change.NodeDown(node))
+        self.settlings.node_changed(node)
 
     def _on_keys(self, sender: NodeId, fields: Fields) -> None:
         plan_hash, keys = bytes(fields[0]), [bytes(key) for key in fields[1]]
         found: dict[int, bytes] = {}
         for key in keys:
             seen = self._hsm.module.verify(key)
-            if seen["signer"] == sender.value and seen["plan"] == plan_hash:
+            if seen["label"] == _PLAN_KEY and seen["signer"] == sender.value and seen["plan"] == plan_hash:
                 found[seen["index"]] = key
         self._feed(self._with_plan(plan_hash), change.KeysCame(sender, plan_hash, found))
 
@@ -261,9 +283,11 @@ class Epochs:
         for running, hash_, receipts in self._receipts(sender, fields[0]):
             self._feed(running, change.PreparedCame(sender, hash_, receipts))
 
-    def _on_activated(self, sender: NodeId, fields: Fields) -> None:
-        for running, hash_, receipts in self._receipts(sender, fields[0]):
-            self._feed(running, change.ActivatedCame(sender, hash_, tuple(receipts)))
+    def _on_dealings(self, sender: NodeId, fields: Fields) -> None:
+        """Whether they are good, the hub's module says when it makes the configuration, and every member's after it."""
+        plan_hash = bytes(fields[0])
+        made = tuple((bytes(dealing), tuple(bytes(part) for part in sealed)) for dealing, sealed in fields[1])
+        self._feed(self._with_plan(plan_hash), change.DealingsCame(sender, plan_hash, made))
 
     def _on_refused(self, sender: NodeId, fields: Fields) -> None:
         plan_hash, code, reason, culprits = fields
@@ -272,13 +296,27 @@ class Epochs:
         self._feed(self._with_plan(bytes(plan_hash)), event)
 
     async def _on_current(self, sender: NodeId, fields: Fields) -> None:
-        """A node shows the configuration of an epoch that is current in it: it has seen the commit's certificate."""
-        configuration = bytes(fields[0])
+        """A node shows the configuration of an epoch that is current in it, and the receipts of its commit."""
+        configuration, receipts = bytes(fields[0]), [bytes(receipt) for receipt in fields[1]]
         plan = self._plan_of(configuration)
         shown = self._shown.setdefault(configuration, set())
-        shown |= {index for index, node in _seats(plan) if node == sender}
+        shown |= {index for index, node in seats(plan) if node == sender}
+        if self._is_certificate(configuration, plan, receipts):  # a release before this one did not keep them
+            self._certificates[configuration] = receipts
         if self._loaded:
             await self._adopt(configuration)
+
+    def _is_certificate(self, configuration: bytes, plan: dict[str, Any], receipts: list[bytes]) -> bool:
+        """As every member's module checks it."""
+        hash_, listed = _core.view(configuration)["hash"], dict(seats(plan))
+        indices = set()
+        for receipt in receipts:
+            seen = self._hsm.module.verify(receipt)
+            if seen["label"] == _PREPARED and seen["configuration"] == hash_:
+                indices |= {
+                    index for index in (seen["index"],) if listed.get(index) == NodeId(seen["signer"])
+                }
+        return len(indices) >= _needed(plan)
 
     def _plan_of(self, configuration: bytes) -> dict[str, Any]:
         """The plan of a configuration, both signed by this hub."""
@@ -298,21 +336,30 @@ class Epochs:
         known = self.domains.get(domain)
         if domain in self._running or domain in self._planning or (known and known.epoch >= epoch):
             return
-        charter = self._charter(domain)
+        charter = self.charter(domain)
         if charter is None or len(self._shown[configuration]) < plan["threshold"]:
             return
         self._planning.add(domain)
         try:
             await self._journal.epoch(domain, epoch, "adopted", "")
             columns = {"plan": seen["plan"], "charter": charter, "configuration": configuration}
-            await self._database.put_attempt(domain.value, epoch, phase="closed", reason="", **columns)
+            if (receipts := self._certificates.get(configuration)) is not None:
+                columns["receipts"] = _core.encode(receipts)
+            at = int(time.time())
+            await self._database.put_attempt(domain.value, epoch, phase="closed", reason="", at=at, **columns)
         finally:
             self._planning.discard(domain)
         _log.warning("epoch %d of %s was not in the database; its members have shown it", epoch, domain)
         self._burnt[domain.value] = max(epoch, self._burnt.get(domain.value, 0))
-        self._commit(domain.value, configuration)
+        await self._take_up(domain, epoch)
 
-    def _charter(self, domain: DomainId) -> bytes | None:
+    async def _take_up(self, domain: DomainId, epoch: int) -> None:
+        """The epoch is committed, and durable."""
+        (row,) = await self._database.committed_after(domain.value, epoch - 1)
+        self.settlings.begin(committed(row))
+        self._serve(row)
+
+    def charter(self, domain: DomainId) -> bytes | None:
         for statement in self._hsm.module.records("charter"):
             if _core.view_approved(statement)["domain"] == domain.value:
                 return statement
@@ -329,7 +376,7 @@ class Epochs:
         found: dict[tuple[DomainId, bytes], dict[int, bytes]] = {}
         for receipt in statements:
             seen = self._hsm.module.verify(receipt)
-            if seen["signer"] == sender.value:
+            if seen["label"] == _PREPARED and seen["signer"] == sender.value:
                 known = found.setdefault((DomainId(seen["domain"]), seen["configuration"]), {})
                 known[seen["index"]] = bytes(receipt)
         return [
@@ -366,7 +413,7 @@ class Epochs:
                 self._feed(running, change.RefusedCame(HUB, hash_, why.code, why.message, culprits))
                 break
         self._arm(running)
-        if running.attempt.phase in (change.Phase.CLOSED, change.Phase.ABORTED):
+        if running.attempt.phase in (change.Phase.COMMITTED, change.Phase.ABORTED):
             if running.wake is not None:
                 running.wake.cancel()
             if self._running.get(running.domain) is running:
@@ -379,27 +426,34 @@ class Epochs:
                 await self._persist(running, action)
             case change.Deal(keys):
                 running.step("keys")
-                dealt = await self._hsm.slow(self._deal, plan, keys)
-                self._feed(running, change.DealingMade(dealt))
+                made = await self._hsm.slow(self._hsm.module.deal, plan.statement, plan.charter, list(keys))
+                event = change.DealingsCame(HUB, plan.hash, tuple((d, tuple(s)) for d, s in made))
+                self._feed(running, event)
+            case change.SendDeal(to, keys):
+                if to == plan.dealing[0]:
+                    running.step("keys")
+                self._post(to, "epoch/deal", plan.statement, plan.charter, list(keys))
+            case change.Configure(made):
+                dealt = await self._hsm.slow(self._configure, plan, made)
+                self._feed(running, change.Configured(dealt))
             case change.SendPlan(to):
+                if not plan.creates:
+                    await self.settlings.introduce(to, running.domain, running.source)
                 self._post(to, "epoch/plan", plan.statement, plan.charter)
-            case change.SendPrepare(to, configuration, dealing, sealed):
+            case change.SendPrepare(to, configuration, dealings, sealed):
                 listed = [[index, position, part] for index, position, part in sealed]
-                self._post(to, "epoch/prepare", configuration, [dealing], listed)
-            case change.SendCommit(to, configuration, receipts):
-                self._post(to, "epoch/commit", configuration, list(receipts))
+                self._post(to, "epoch/prepare", configuration, list(dealings), listed)
             case change.SendAbort(to, reason):
                 self._post(to, "epoch/abort", plan.hash, reason[:512])
             case change.Finished():
-                if running.finished is not None and not running.finished.done():
-                    running.finished.set_result(action)
+                running.finished.set_result(action)
 
-    def _deal(self, plan: change.Plan, keys: Sequence[bytes]) -> change.Dealt:
-        """The dealing and its configuration; when this returns, the module has erased the domain key."""
-        module = self._hsm.module
-        dealing, sealed = module.deal(plan.statement, list(keys))
-        configuration = module.configure(plan.statement, [dealing])
-        return change.Dealt(dealing, tuple(sealed), configuration, _core.view(configuration)["hash"])
+    def _configure(self, plan: change.Plan, made: tuple[change.Made, ...]) -> change.Dealt:
+        dealings = tuple(dealing for dealing, _ in made)
+        sealed = [list(parts) for _, parts in made]
+        configuration = self._hsm.module.configure(plan.statement, list(dealings), sealed)
+        hash_ = _core.view(configuration)["hash"]
+        return change.Dealt(dealings, tuple(sealed for _, sealed in made), configuration, hash_)
 
     async def _persist(self, running: _Running, persist: change.Persist) -> None:
         await self._journal.epoch(running.domain, running.epoch, persist.phase.value, persist.reason)
@@ -409,35 +463,45 @@ class Epochs:
             columns |= {"plan": plan.statement, "charter": plan.charter}
         if persist.dealt is not None:
             columns |= {
-                "dealing": persist.dealt.dealing,
-                "sealed": _core.encode(list(persist.dealt.sealed)),
+                "dealings": _core.encode(list(persist.dealt.dealings)),
+                "sealed": _core.encode([list(sealed) for sealed in persist.dealt.sealed]),
                 "configuration": persist.dealt.configuration,
             }
-        if persist.receipts:
-            columns["receipts"] = _core.encode(list(persist.receipts))
-        if persist.phase in (change.Phase.CLOSED, change.Phase.ABORTED):
+        if persist.phase is change.Phase.COMMITTED:
+            columns |= {"receipts": _core.encode(list(persist.receipts)), "at": int(time.time())}
+        if persist.phase in (change.Phase.COMMITTED, change.Phase.ABORTED):
             columns["sealed"] = None  # of no more use
         await self._database.put_attempt(running.domain.value, running.epoch, **columns)
         running.step({"dealt": "dealt", "committed": "prepared"}.get(persist.phase, persist.phase.value))
         if persist.phase is change.Phase.COMMITTED:
-            dealt = running.attempt.dealt
-            assert dealt is not None
-            self._commit(running.domain.value, dealt.configuration)
+            self._committed_at[running.domain] = time.monotonic()
+            await self._take_up(running.domain, running.epoch)
             running.step("committed")
 
-    def _commit(self, name: str, configuration: bytes) -> None:
-        seen = _core.view(configuration)
+    def _serve(self, row: AttemptRow) -> None:
+        """Sessions are of this epoch from now on."""
+        assert row.configuration is not None
+        seen = _core.view(bytes(row.configuration))
         plan = _core.view(seen["plan"])
+        shards = seats(plan)
         domain = Domain(
-            DomainId(name),
-            seen["epoch"],
+            DomainId(row.domain),
+            row.epoch,
             seen["hash"],
             plan["threshold"],
             plan["mode"],
-            _seats(plan),
+            shards,
+            row.at or 0,
         )
         self.domains[domain.domain] = domain
         self._on_commit(domain)
+
+    def _on_settled(self, domain: DomainId, epoch: int) -> None:
+        self._fleet.spawn(self._close(domain, epoch))
+
+    async def _close(self, domain: DomainId, epoch: int) -> None:
+        await self._journal.epoch(domain, epoch, "closed")
+        await self._database.put_attempt(domain.value, epoch, phase="closed")
 
     def _arm(self, running: _Running) -> None:
         if running.wake is not None:
@@ -456,10 +520,12 @@ class Epochs:
 
 def _plan(statement: bytes, charter: bytes) -> change.Plan:
     seen = _core.view(statement)
-    seats = _seats(seen)
-    needed = seen["threshold"] + margin(len(seats), seen["threshold"])
-    return change.Plan(seen["hash"], statement, charter, seats, needed)
+    shards = seats(seen)
+    dealers = tuple((NodeId(dealer["node"]), dealer["index"]) for dealer in seen["dealers"])
+    return change.Plan(seen["hash"], statement, charter, shards, _needed(seen), dealers)
 
 
-def _seats(plan: dict[str, Any]) -> tuple[Shard, ...]:
-    return tuple((seat["index"], NodeId(seat["node"])) for seat in plan["committee"])
+def _needed(plan: dict[str, Any]) -> int:
+    """k + z."""
+    threshold: int = plan["threshold"]
+    return threshold + margin(len(plan["committee"]), threshold)

@@ -18,7 +18,9 @@ SKEW_MS = 60_000
 
 @dataclass(slots=True)
 class Node:
-    """What one node said last. `epochs`: of each domain, its epoch and that epoch's configuration hash."""
+    """What one node said last. `epochs`: of each domain, its current epoch and that epoch's configuration hash, empty
+    where it has no shard of it; `retired`: earlier epochs of which it still has a shard.
+    """
 
     state: str = "starting"
     kms: bool = False
@@ -27,6 +29,7 @@ class Node:
     sequence: int = 0
     generation: int = 0
     epochs: Mapping[DomainId, tuple[int, bytes]] = field(default_factory=dict)
+    retired: Mapping[DomainId, frozenset[int]] = field(default_factory=dict)
     heard: Instant = float("-inf")
     linked: bool = False
 
@@ -45,7 +48,7 @@ class Nodes:
         self.known: dict[NodeId, Node] = {}
 
     def register(self, dispatch: Dispatch) -> None:
-        dispatch.on("node/heartbeat", 7, self._on_heartbeat, hub_only=False)
+        dispatch.on("node/heartbeat", 8, self._on_heartbeat, hub_only=False)
 
     def use_roster(self, entries: Iterable[Mapping[str, Any]]) -> None:
         self._zones = {NodeId(entry["name"]): entry["zone"] for entry in entries}
@@ -72,6 +75,12 @@ class Nodes:
     def live(self) -> frozenset[NodeId]:
         return frozenset(name for name in self.known if self.is_live(name))
 
+    def took_up(self, name: NodeId, domain: DomainId, epoch: int, configuration: bytes) -> None:
+        """The node has proven that it holds an epoch; its next heartbeat will say so."""
+        node = self.known.setdefault(name, Node())
+        node.epochs = {**node.epochs, domain: (epoch, configuration)}
+        self._on_change(name)
+
     def tick(self) -> None:
         """Finds those that fell silent."""
         for name in self._live - self.live:
@@ -79,12 +88,13 @@ class Nodes:
             self._on_change(name)
 
     def _on_heartbeat(self, sender: NodeId, fields: Fields) -> None:
-        state, kms, clock_ms, open_sessions, sequence, generation, epochs = fields
+        state, kms, clock_ms, open_sessions, sequence, generation, epochs, retired = fields
         node = self.known.setdefault(sender, Node())
         node.state, node.kms = str(state), bool(kms)
         node.clock_ms, node.open_sessions = int(clock_ms), int(open_sessions)
         node.sequence, node.generation = int(sequence), int(generation)
         node.epochs = {DomainId(name): (int(epoch), bytes(hash_)) for name, epoch, hash_ in epochs}
+        node.retired = {DomainId(name): frozenset(map(int, numbers)) for name, numbers in retired}
         node.heard = self._now()
         if node.linked:
             self._live.add(sender)

@@ -26,10 +26,12 @@ from quorate.host.run_state import RunState
 from quorate.host.watchdog import Watchdog
 from quorate.hsm import Hsm
 from quorate.hub.admin import AdminServer
+from quorate.hub.changes import Changes
 from quorate.hub.directory import Directory, Settings
 from quorate.hub.enrolment import Enrolments
 from quorate.hub.epochs import Domain, Epochs
-from quorate.hub.journal import Journal
+from quorate.hub.journal import MAX_REASON, Journal
+from quorate.hub.nodes import Node as KnownNode
 from quorate.hub.nodes import Nodes
 from quorate.hub.records import Records
 from quorate.hub.sessions import Sessions
@@ -136,6 +138,7 @@ class Hub:
         )
         self._sessions = Sessions(hsm, self._fleet, journal, term)
         self._epochs = Epochs(hsm, self._fleet, journal, database, self._nodes, self._on_commit)
+        self._changes = Changes(self._epochs, database, self._nodes)
         self._records = Records(hsm, self._fleet, journal, database, self._nodes, time.time)
         self._enrolments = Enrolments(
             hsm,
@@ -178,6 +181,7 @@ class Hub:
             self._nodes.use_roster(module.entries())
             await self._fleet.start(self._settings.fleet)
             await self._epochs.load()
+            await self._changes.load()
             await self._door.start(self._settings.enrol.host, self._settings.enrol.port)
             await self._admin.start()
             self._ready = True
@@ -196,6 +200,7 @@ class Hub:
             if ticking is not None:
                 ticking.cancel()
             await self._admin.stop()
+            await self._changes.close()
             await self._door.close()
             await self._fleet.close()
             if not self._failed:
@@ -229,6 +234,7 @@ class Hub:
             self._nodes.tick()
             ticks += 1
             if ticks % 3 == 0:
+                self._changes.tick()
                 self._fleet.tick()
                 self._renewal.tick()
                 if self._log_level.look():
@@ -322,26 +328,44 @@ class Hub:
             "name": name.value,
             "role": entry["role"],
             "standing": entry["standing"],
+            "entry": entry["statement"],
             "zone": entry["zone"],
             "address": entry["address"],
-            "state": "ready" if name == HUB else known.state if known is not None and live else "down",
+            "state": _state(name, entry["standing"], known if live else None),
             "live": live,
             "kms": known is not None and live and known.kms,
         }
 
     def _domain_status(self, domain: Domain) -> dict[str, Any]:
-        live, shards = self._sessions.live(domain.domain), len(domain.shards)
+        name, settlings = domain.domain, self._epochs.settlings
+        live, shards = self._sessions.live(name), len(domain.shards)
         state = "unavailable" if live < domain.threshold else "ready" if live == shards else "degraded"
+        debts = settlings.debts(name)
         return {
-            "name": domain.domain.value,
+            "name": name.value,
             "mode": domain.mode,
             "threshold": domain.threshold,
             "shards": shards,
             "epoch": domain.epoch,
             "live": live,
             "margin": live - domain.threshold,
-            "erasure_debt": 0,
+            "erasure_debt": max(debts.values(), default=0),
             "state": state,
+            "age_seconds": max(0, int(time.time()) - domain.at),
+            "refresh_every": self._changes.refresh_every(name),
+            "next_refresh": self._changes.next_refresh(domain),
+            "lagging": sorted(node.value for node in settlings.lagging(name)),
+            "without": [node.value for node in settlings.without(name)],
+            "waits_for": [node.value for node in settlings.waits_for(name)],
+            "earlier": [
+                {
+                    "epoch": each.epoch,
+                    "not_erased": debts[each.epoch],
+                    "retired": debts[each.epoch] < each.threshold,
+                }
+                for each in reversed(settlings.earlier(name))
+            ],
+            "change": self._epochs.under_way(name),
             "members": [{"index": index, "node": node.value} for index, node in domain.shards],
         }
 
@@ -378,11 +402,43 @@ class Hub:
     async def approve(self, name: str, entry: bytes, authority: bytes) -> dict[str, Any]:
         return {"roster_version": await self._enrolments.approve(name, entry, authority)}
 
-    async def create_domain(self, charter: bytes, quorum: Quorum, nodes: list[str] | None) -> dict[str, Any]:
-        self._epochs.check_creation(charter, quorum, nodes)  # before the charter is on record
+    async def retire(self, name: str, entry: bytes) -> dict[str, Any]:
+        return {"roster_version": await self._enrolments.retire(name, entry)}
+
+    async def create_domain(
+        self, charter: bytes, quorum: Quorum, nodes: list[str] | None, refresh_every: int | None
+    ) -> dict[str, Any]:
+        self._changes.check_creation(charter, quorum, nodes)  # before the charter is on record
         await self._records.add(charter, by="operator")
-        domain, steps = await self._epochs.create(charter, quorum, only=nodes)
+        made = await self._changes.create(charter, quorum, only=nodes, refresh_every=refresh_every)
+        return self._changed(made)
+
+    async def refresh(self, domain: str) -> dict[str, Any]:
+        return self._changed(await self._changes.refresh(DomainId(domain)))
+
+    async def reshare(
+        self, domain: str, charter: bytes | None, quorum: Quorum, nodes: list[str] | None
+    ) -> dict[str, Any]:
+        name = DomainId(domain)
+        self._changes.domain(name)
+        if charter is not None:
+            await self._records.add(charter, by="operator")
+        return self._changed(await self._changes.reshare(name, quorum, only=nodes))
+
+    def _changed(self, made: tuple[Domain, list[dict[str, Any]]]) -> dict[str, Any]:
+        domain, steps = made
         return {**self._domain_status(domain), "steps": steps}
+
+    async def abort(self, domain: str, reason: str) -> dict[str, Any]:
+        return {
+            "aborted": await self._epochs.cancel(DomainId(domain), f"the operator: {reason[:MAX_REASON]}")
+        }
+
+    async def set_domain(self, domain: str, refresh_every: int) -> dict[str, Any]:
+        known = self._changes.domain(DomainId(domain))
+        await self._journal.note("set", domain=domain, refresh_every=refresh_every)
+        await self._changes.set_refresh_every(known.domain, refresh_every)
+        return self._domain_status(known)
 
     def charter(self, domain: str) -> dict[str, Any]:
         for statement in self._hsm.module.records("charter"):
@@ -435,3 +491,12 @@ class Hub:
 
     def sessions(self, limit: int) -> list[dict[str, Any]]:
         return self._sessions.last(limit)
+
+
+def _state(name: NodeId, standing: str, known: KnownNode | None) -> str:
+    """`known`: what the node said, if it is live."""
+    if standing == "retired":
+        return "retired"
+    if name == HUB:
+        return "ready"
+    return "down" if known is None else known.state

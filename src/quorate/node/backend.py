@@ -81,7 +81,7 @@ class NodeBackend:
         return self._records.allowed.get(domain, frozenset()) if current is None else current.committee
 
     async def can_serve(self) -> bool:
-        if self._epochs.current:
+        if any(current.serves for current in self._epochs.current.values()):
             return True
         forwarder = self.forwarder
         return forwarder is not None and any(map(forwarder.can_reach, self._records.allowed))
@@ -236,7 +236,7 @@ class NodeBackend:
         begun = time.monotonic()
         needed = [domain] if also is None or also == domain else sorted((domain, also))
         for name in needed:
-            if name not in self._epochs.current:
+            if not self._epochs.serves(name):
                 need.set(Need(name, begun + TOTAL_SECONDS))
                 raise api.CannotServe
         for _ in range(_ATTEMPTS):

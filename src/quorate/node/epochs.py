@@ -22,57 +22,84 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Current:
-    """An epoch that this node holds shards of. `configuration`: its hash."""
+    """A domain's current epoch as this node knows it. `configuration`: its hash; `serves`: whether a shard of it is
+    here.
+    """
 
     domain: DomainId
     epoch: Epoch
     configuration: bytes
     committee: frozenset[NodeId]
+    serves: bool
 
 
 class Epochs:
-    """`on_change` is called when a domain's current epoch changes."""
+    """`on_change(domain)` is called when a domain's current epoch changes, `on_erased` when earlier ones are gone."""
 
-    def __init__(self, hsm: Hsm, fleet: Fleet, journal: Journal, on_change: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        hsm: Hsm,
+        fleet: Fleet,
+        journal: Journal,
+        on_change: Callable[[DomainId], None],
+        on_erased: Callable[[], None],
+    ) -> None:
         self._hsm = hsm
         self._fleet = fleet
         self._journal = journal
         self._on_change = on_change
+        self._on_erased = on_erased
         self._machine = member.Member()
         self.current: dict[DomainId, Current] = {}
+        self.retired: dict[DomainId, list[int]] = {}
+        """Earlier epochs of which a shard is still here."""
         self.refresh()
 
     def register(self, dispatch: Dispatch) -> None:
         dispatch.on("epoch/plan", 2, self._on_plan, queued=True)
+        dispatch.on("epoch/deal", 3, self._on_deal, queued=True)
         dispatch.on("epoch/prepare", 3, self._on_prepare, queued=True)
-        dispatch.on("epoch/commit", 2, self._on_commit, queued=True)
+        dispatch.on("epoch/commit", 3, self._on_commit, queued=True, hub_only=False)
+        dispatch.on("epoch/erase", 1, self._on_erase, queued=True)
         dispatch.on("epoch/abort", 2, self._on_abort, queued=True)
 
     def refresh(self) -> None:
         """Reads from the module what is current."""
         found: dict[DomainId, Current] = {}
+        self.retired = {}
         for epoch in self._hsm.module.epochs():
-            if epoch["state"] != "current":
-                continue
             domain, number = DomainId(epoch["domain"]), Epoch(epoch["epoch"])
-            if domain in found and found[domain].epoch > number:
+            if epoch["state"] == "retired":
+                self.retired.setdefault(domain, []).append(number.value)
+            if epoch["state"] != "current":
                 continue
             plan = _core.view(_core.view(epoch["statement"])["plan"])
             committee = frozenset(NodeId(seat["node"]) for seat in plan["committee"])
-            found[domain] = Current(domain, number, epoch["configuration"], committee)
+            serves = bool(epoch["indices"])
+            found[domain] = Current(domain, number, epoch["configuration"], committee, serves)
         self.current = found
+
+    def serves(self, domain: DomainId) -> bool:
+        """Whether a shard of the domain's current epoch is here."""
+        current = self.current.get(domain)
+        return current is not None and current.serves
 
     def show(self) -> None:
         """Shows the hub what is current here: its database may be an older copy, without these epochs."""
         for epoch in self._hsm.module.epochs():
             current = self.current.get(DomainId(epoch["domain"]))
             if current is not None and current.configuration == epoch["configuration"]:
-                self._fleet.post(HUB, "epoch/current", epoch["statement"])
+                configuration, receipts = self._hsm.module.commit_certificate(epoch["domain"])
+                self._fleet.post(HUB, "epoch/current", configuration, receipts)
 
     async def _on_plan(self, _sender: NodeId, fields: Fields) -> None:
         plan, charter = fields
         seen = _core.view(plan)
         await self._feed(member.PlanCame(DomainId(seen["domain"]), seen["hash"], plan, charter))
+
+    async def _on_deal(self, _sender: NodeId, fields: Fields) -> None:
+        plan, charter, keys = fields
+        await self._feed(member.DealCame(_core.view(plan)["hash"], plan, charter, tuple(keys)))
 
     async def _on_prepare(self, _sender: NodeId, fields: Fields) -> None:
         configuration, dealings, sealed = fields
@@ -80,8 +107,13 @@ class Epochs:
         await self._feed(member.PrepareCame(_plan_hash(configuration), configuration, tuple(dealings), parts))
 
     async def _on_commit(self, _sender: NodeId, fields: Fields) -> None:
-        configuration, receipts = fields
-        await self._feed(member.CommitCame(_plan_hash(configuration), configuration, tuple(receipts)))
+        """From the hub; or from a member that was asked for an older epoch. The certificate speaks for itself."""
+        configuration, receipts, dealings = fields
+        plan_hash = _plan_hash(configuration)
+        await self._feed(member.CommitCame(plan_hash, configuration, tuple(receipts), tuple(dealings)))
+
+    async def _on_erase(self, _sender: NodeId, fields: Fields) -> None:
+        await self._feed(member.EraseCame(tuple(fields[0])))
 
     async def _on_abort(self, _sender: NodeId, fields: Fields) -> None:
         plan_hash, reason = fields
@@ -109,28 +141,55 @@ class Epochs:
             case member.Forget(plan_hash):
                 await self._hsm.slow(self._hsm.module.abort_plan, plan_hash)
                 return None
+            case member.Erase(receipts):
+                return await self._erase(receipts)
         try:
             return await self._command(action)
         except _core.CoreError as why:
             _log.warning("the module refused a step of an epoch: %s (%s)", why.message, why.code)
+            if isinstance(action, member.Activate):
+                return None  # nothing undoes a commit, and who sent this may have made it up
             return member.ModuleRefused(action.plan_hash, why.code, why.message, tuple(why.culprits))
 
-    async def _command(self, action: member.AcceptPlan | member.Prepare | member.Activate) -> member.Event:
+    async def _erase(self, receipts: tuple[bytes, ...]) -> member.Event | None:
+        try:
+            statement = await self._hsm.slow(self._hsm.module.erase, list(receipts))
+        except _core.CoreError as why:
+            _log.warning("the module refused to erase earlier shards: %s (%s)", why.message, why.code)
+            return None
+        seen = _core.view(statement)
+        domain = DomainId(seen["domain"])
+        if domain in self.retired:  # else it is said again
+            self._journal.epoch(domain, int(seen["below"]), "erased")
+            self.refresh()
+            self._on_erased()
+        return member.Erased(statement)
+
+    async def _command(
+        self, action: member.AcceptPlan | member.Deal | member.Prepare | member.Activate
+    ) -> member.Event:
         module = self._hsm.module
         match action:
             case member.AcceptPlan(domain, plan_hash, plan, charter):
                 keys = await self._hsm.slow(module.accept_plan, plan, charter)
                 return member.KeysMade(domain, plan_hash, tuple(keys))
+            case member.Deal(plan_hash, plan, charter, keys):
+                made = await self._hsm.slow(module.deal, plan, charter, list(keys))
+                return member.DealingsMade(plan_hash, tuple((d, tuple(sealed)) for d, sealed in made))
             case member.Prepare(_, configuration, dealings, sealed):
                 receipts = await self._hsm.slow(module.prepare, configuration, list(dealings), list(sealed))
                 self._note(configuration, "prepared")
                 return member.Prepared(tuple(receipts))
-            case member.Activate(_, configuration, certificate):
-                receipts = await self._hsm.slow(module.activate, configuration, list(certificate))
-                self._note(configuration, "activated")
+            case member.Activate(_, configuration, certificate, dealings):
+                before = self.current
+                receipts = await self._hsm.slow(
+                    module.activate, configuration, list(certificate), list(dealings)
+                )
                 self.refresh()
-                self._on_change()
-                return member.Activated(tuple(receipts))
+                if self.current != before:
+                    self._note(configuration, "activated" if receipts else "learnt")
+                    self._on_change(DomainId(_core.view(configuration)["domain"]))
+                return member.Activated(configuration, tuple(receipts))
 
     def _note(self, configuration: bytes, step: str) -> None:
         seen = _core.view(configuration)

@@ -63,6 +63,8 @@ class Holder:
                 self._journal.refused(session, DomainId(answered["domain"]), index, requester, refused)
                 self._post(HUB, "session/refusal", statement)
                 self._post(requester, "session/refusal", statement)
+                if refused == "wrong_epoch":
+                    self._show_commit(requester, answered["domain"], answered["epoch"])
         if requester == self._fleet.own:
             self._on_own(DomainId(answered["domain"]), session, answered["called"])
 
@@ -77,9 +79,18 @@ class Holder:
             return
         self._post(requester, "session/answer", answer)
 
-    def _post(self, to: NodeId, kind: str, statement: bytes) -> None:
+    def _show_commit(self, requester: NodeId, domain: str, epoch: int) -> None:
+        """Who asks for an older epoch is shown that it is over, instead of a shard (attack N48)."""
         try:
-            self._fleet.post(to, kind, statement)
+            configuration, receipts = self._module.commit_certificate(domain)
+        except _core.CoreError:  # this node is the one that is behind
+            return
+        if requester != self._fleet.own and _core.view(configuration)["epoch"] > epoch:
+            self._post(requester, "epoch/commit", configuration, receipts, [])
+
+    def _post(self, to: NodeId, kind: str, *fields: object) -> None:
+        try:
+            self._fleet.post(to, kind, *fields)
         except (LinkDown, _core.CoreError) as why:
             _log.warning("%s could not be sent: %s", kind, why)
 

@@ -128,7 +128,7 @@ class Node:
         dispatch = Dispatch()
         self._fleet = Fleet(hsm, directory.tls, dispatch, on_greeted=self._on_greeted, on_lost=self._on_lost)
         self._journal = Journal(audit, self._fleet.spawn)
-        self._epochs = Epochs(hsm, self._fleet, self._journal, self._changed.set)
+        self._epochs = Epochs(hsm, self._fleet, self._journal, self._on_epoch, self._changed.set)
         self._sessions = Sessions(hsm, self._fleet, self._journal, self._changed.set)
         self._holder = Holder(hsm, self._fleet, self._journal, self._sessions.granted)
         self._records = Records(hsm, self._fleet, self._changed.set)
@@ -222,6 +222,10 @@ class Node:
             return False
         return self._records.sequence > 0 or time.monotonic() - self._started > _SYNC_SECONDS
 
+    def _on_epoch(self, domain: DomainId) -> None:
+        self._changed.set()
+        self._sessions.epoch_changed(domain)
+
     @property
     def _state(self) -> str:
         return "ready" if self._kms.listening or self._hsm.module.role not in (None, "holder") else "starting"
@@ -231,7 +235,7 @@ class Node:
             return
         module = self._hsm.module
         epochs = [
-            [current.domain.value, current.epoch.value, current.configuration]
+            [current.domain.value, current.epoch.value, current.configuration if current.serves else b""]
             for current in self._epochs.current.values()
         ]
         try:
@@ -245,6 +249,7 @@ class Node:
                 self._records.sequence,
                 module.generation,
                 epochs,
+                [[domain.value, numbers] for domain, numbers in self._epochs.retired.items()],
             )
         except (LinkDown, _core.CoreError) as why:
             _log.debug("no heartbeat: %s", why)

@@ -1,15 +1,15 @@
-"""Epoch changes at the hub; creation is the first (docs/protocols/epochs.md).
+"""Epoch changes at the hub, up to the commit (docs/protocols/epoch-change.md).
 
-Here: one attempt for one domain: planned → dealt → prepared → committed → closed, or aborted; what is durable
-before what is sent.
-Not here: whether dealings and receipts are good (the modules), the database, sockets. An attempt that the hub
-finds in its database after a restart begins with `resume`.
+Here: one attempt for one domain: planned → dealt → committed, or aborted; what is durable before what is sent.
+Not here: what follows a commit (`epoch_settling`), whether dealings and receipts are good (the modules), the
+database, sockets. An attempt that the hub finds in its database after a restart begins with `resume`.
 
 The commit is one durable record: with it the epoch exists, whatever fails after it. Before it, anything that
-goes wrong aborts the attempt and burns its number.
+goes wrong aborts the attempt and burns its number. A creation needs every member; another change goes on without
+those that are away or refuse, while there are k + z.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
@@ -18,6 +18,8 @@ from quorate.protocol.quorum import Shard
 
 KEYS_SECONDS = 5.0
 """How long members may take to make their keys for a plan."""
+DEAL_SECONDS = 5.0
+"""How long dealers may take."""
 PREPARE_SECONDS = 2.0
 """How long the commit waits for every live member once there are enough receipts."""
 GIVE_UP_SECONDS = 10.0
@@ -34,25 +36,40 @@ class Phase(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A signed plan's public part. `needed`: k + z receipts."""
+    """A signed plan's public part. `needed`: k + z receipts; `dealers`: who deals which index of the old epoch, None
+    at a creation.
+    """
 
     hash: bytes
     statement: bytes
     charter: bytes
     seats: tuple[Shard, ...]
     needed: int
+    dealers: tuple[tuple[NodeId, int | None], ...] = ((HUB, None),)
+
+    @property
+    def creates(self) -> bool:
+        return self.dealers == ((HUB, None),)
 
     @property
     def members(self) -> tuple[NodeId, ...]:
         return tuple(sorted({node for _, node in self.seats}))
 
+    @property
+    def dealing(self) -> tuple[NodeId, ...]:
+        return tuple(sorted({node for node, _ in self.dealers}))
+
+
+Made = tuple[bytes, tuple[bytes, ...]]
+"""One dealing, and its sealed sub-shares in the order of the plan's seats; empty where there was no key."""
+
 
 @dataclass(frozen=True, slots=True)
 class Dealt:
-    """One dealing and the configuration it came to; `sealed`: sub-shares in the order of the plan's seats."""
+    """All dealings, in the plan's order of dealers, and the configuration they came to. `sealed`: each dealing's."""
 
-    dealing: bytes
-    sealed: tuple[bytes, ...]
+    dealings: tuple[bytes, ...]
+    sealed: tuple[tuple[bytes, ...], ...]
     configuration: bytes
     configuration_hash: bytes
 
@@ -68,7 +85,16 @@ class KeysCame:
 
 
 @dataclass(frozen=True, slots=True)
-class DealingMade:
+class DealingsCame:
+    """By a dealer, one for each of its indices in the plan's order."""
+
+    sender: NodeId
+    plan_hash: bytes
+    made: tuple[Made, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Configured:
     dealt: Dealt
 
 
@@ -82,13 +108,6 @@ class PreparedCame:
 
 
 @dataclass(frozen=True, slots=True)
-class ActivatedCame:
-    sender: NodeId
-    configuration_hash: bytes
-    indices: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class RefusedCame:
     """A member's module refused a step, or the hub's own did."""
 
@@ -97,6 +116,13 @@ class RefusedCame:
     code: str
     reason: str
     culprits: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Cancelled:
+    """The operator gives the attempt up."""
+
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +140,17 @@ class TimePassed:
     pass
 
 
-Event = KeysCame | DealingMade | PreparedCame | ActivatedCame | RefusedCame | NodeUp | NodeDown | TimePassed
+Event = (
+    KeysCame
+    | DealingsCame
+    | Configured
+    | PreparedCame
+    | RefusedCame
+    | Cancelled
+    | NodeUp
+    | NodeDown
+    | TimePassed
+)
 
 # What to do, in order.
 
@@ -131,9 +167,16 @@ class Persist:
 
 @dataclass(frozen=True, slots=True)
 class Deal:
-    """Have the hub's module deal to these keys, in the order of the seats; comes back as `DealingMade`."""
+    """Have the hub's own module deal to these keys; comes back as `DealingsCame` of the hub."""
 
     keys: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Configure:
+    """Have the hub's module sign what the dealings come to; comes back as `Configured`."""
+
+    made: tuple[Made, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,20 +185,19 @@ class SendPlan:
 
 
 @dataclass(frozen=True, slots=True)
+class SendDeal:
+    to: NodeId
+    keys: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class SendPrepare:
     """`sealed`: (own index, position of the dealer, sub-share)."""
 
     to: NodeId
     configuration: bytes
-    dealing: bytes
+    dealings: tuple[bytes, ...]
     sealed: tuple[tuple[int, int, bytes], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class SendCommit:
-    to: NodeId
-    configuration: bytes
-    receipts: tuple[bytes, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +208,7 @@ class SendAbort:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """The attempt is over: committed (and every live member has activated), or aborted (`reason`)."""
+    """The attempt is over: committed, or aborted (`reason`)."""
 
     committed: bool
     code: str = ""
@@ -174,65 +216,76 @@ class Finished:
     culprits: tuple[str, ...] = ()
 
 
-Action = Persist | Deal | SendPlan | SendPrepare | SendCommit | SendAbort | Finished
+Action = Persist | Deal | Configure | SendPlan | SendDeal | SendPrepare | SendAbort | Finished
 
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One attempt; `live` are the members that can be reached."""
+    """One attempt; `live` are the members and dealers that can be reached."""
 
     plan: Plan
     live: frozenset[NodeId]
     phase: Phase
     since: Instant
-    """When the phase began."""
+    """When the phase began, or the dealing."""
     keys: Mapping[int, bytes] = field(default_factory=dict)
     dealing: bool = False
-    """The module was asked to deal: it does so once for a number, and refuses a second time."""
+    """The dealers were asked: each deals once for a number, and refuses a second time."""
+    made: Mapping[NodeId, tuple[Made, ...]] = field(default_factory=dict)
     dealt: Dealt | None = None
     receipts: Mapping[int, bytes] = field(default_factory=dict)
-    activated: frozenset[int] = frozenset()
-    told: bool = False
-    """`Finished` was said."""
+    out: frozenset[NodeId] = frozenset()
+    """Members that refused: the change goes on without them."""
 
     @classmethod
     def begin(cls, plan: Plan, live: frozenset[NodeId], now: Instant) -> "Step":
-        """Creation needs every member: each must make its keys for the plan."""
-        attempt = cls(plan, live & frozenset(plan.members), Phase.PLANNED, now)
+        involved = frozenset(plan.members) | frozenset(plan.dealing)
+        attempt = cls(plan, live & involved, Phase.PLANNED, now)
         first = Step(attempt, (Persist(Phase.PLANNED),))
-        if absent := [node for node in plan.members if node not in live]:
-            names = ", ".join(map(str, absent))
-            return first.then(attempt._abort("not_live", f"{names} cannot be reached"))
-        return Step(attempt, (*first.do, *(SendPlan(node) for node in plan.members)))
+        if absent := attempt._missed():
+            return first.then(attempt._abort("not_live", f"{_names(absent)} cannot be reached"))
+        return Step(attempt, (*first.do, *(SendPlan(node) for node in plan.members if node in live)))
 
     @classmethod
-    def resume(
-        cls, plan: Plan, phase: Phase, dealt: Dealt | None, receipts: Mapping[int, bytes], now: Instant
-    ) -> "Step":
-        """After a restart of the hub: what was not dealt is lost with the polynomial, the rest goes on."""
-        attempt = cls(plan, frozenset(), phase, now, dealt=dealt, receipts=receipts)
+    def resume(cls, plan: Plan, phase: Phase, dealt: Dealt | None, now: Instant) -> "Step":
+        """After a restart of the hub: what was not dealt is lost with the polynomials, receipts are asked for again."""
+        attempt = cls(plan, frozenset(), phase, now, dealt=dealt)
         if phase is Phase.PLANNED:
-            return attempt._abort("restarted", "the hub restarted before it had dealt")
+            return attempt._abort("restarted", "the hub restarted before the dealings had come")
         return Step(attempt)
 
     @property
     def wake(self) -> Instant | None:
         match self.phase:
+            case Phase.PLANNED if self.dealing and not self.waits_for:
+                return None  # the hub's own module is at work
             case Phase.PLANNED:
-                return self.since + KEYS_SECONDS
+                return self.since + (DEAL_SECONDS if self.dealing else KEYS_SECONDS)
             case Phase.DEALT if self.is_enough:
                 return self.since + PREPARE_SECONDS
             case Phase.DEALT:
                 return self.since + GIVE_UP_SECONDS
-            case Phase.COMMITTED if not self.told:
-                return self.since + PREPARE_SECONDS
         return None
 
     @property
     def is_enough(self) -> bool:
         return len(self.receipts) >= self.plan.needed
 
+    @property
+    def waits_for(self) -> tuple[NodeId, ...]:
+        """Who has not done yet what the phase wants."""
+        match self.phase:
+            case Phase.PLANNED if self.dealing:
+                return tuple(node for node in self.plan.dealing if node not in self.made)
+            case Phase.PLANNED:
+                return _nodes(self.plan.seats, self._wanted - self.keys.keys())
+            case Phase.DEALT:
+                return _nodes(self.plan.seats, self._sealed_for() - self.receipts.keys())
+        return ()
+
     def handle(self, event: Event, now: Instant) -> "Step":
+        if self.phase not in (Phase.PLANNED, Phase.DEALT):
+            return Step(self)
         match event:
             case NodeUp(node):
                 return self._node_up(node)
@@ -240,19 +293,18 @@ class Attempt:
                 return replace(self, live=self.live - {node})._go_on(now)
             case KeysCame(sender, plan_hash, keys) if self._expects_keys(plan_hash):
                 own = {i: key for i, key in keys.items() if (i, sender) in self.plan.seats}
-                return replace(self, keys={**self.keys, **own})._deal()
-            case DealingMade(dealt) if self.phase is Phase.PLANNED:
-                return self._dealt(dealt, now)
-            case PreparedCame(sender, configuration, receipts) if self._is_of(Phase.DEALT, configuration):
+                return replace(self, keys={**self.keys, **own})._go_on(now)
+            case DealingsCame(sender, plan_hash, made) if self._expects_dealings(sender, plan_hash):
+                return replace(self, made={**self.made, sender: made})._configure(sender)
+            case Configured(dealt) if self.phase is Phase.PLANNED:
+                return self._configured(dealt, now)
+            case PreparedCame(sender, configuration, receipts) if self._is_of(configuration):
                 own = {i: receipt for i, receipt in receipts.items() if (i, sender) in self.plan.seats}
                 return replace(self, receipts={**self.receipts, **own})._go_on(now)
-            case ActivatedCame(sender, configuration, indices) if self._is_of(Phase.COMMITTED, configuration):
-                fresh = {index for index in indices if (index, sender) in self.plan.seats}
-                return replace(self, activated=self.activated | fresh)._go_on(now)
-            case RefusedCame(sender, plan_hash, code, reason, culprits) if self._may_refuse(
-                sender, plan_hash
-            ):
-                return self._abort(code, f"{sender}: {reason}", culprits)
+            case RefusedCame(sender, plan_hash, code, reason, culprits) if plan_hash == self.plan.hash:
+                return self._refused(sender, code, reason, culprits, now)
+            case Cancelled(reason):
+                return self._abort("cancelled", reason)
             case TimePassed():
                 return self._time_passed(now)
         return Step(self)  # late, repeated, or of another attempt
@@ -260,96 +312,139 @@ class Attempt:
     def _expects_keys(self, plan_hash: bytes) -> bool:
         return self.phase is Phase.PLANNED and not self.dealing and plan_hash == self.plan.hash
 
-    def _may_refuse(self, sender: NodeId, plan_hash: bytes) -> bool:
-        """A member, or the hub's own module, and only while nothing is committed."""
-        is_open = self.phase in (Phase.PLANNED, Phase.DEALT) and plan_hash == self.plan.hash
-        return is_open and (sender == HUB or sender in self.plan.members)
+    def _expects_dealings(self, sender: NodeId, plan_hash: bytes) -> bool:
+        mine = sender in self.plan.dealing and sender not in self.made
+        return self.phase is Phase.PLANNED and self.dealing and mine and plan_hash == self.plan.hash
 
-    def _is_of(self, phase: Phase, configuration_hash: bytes) -> bool:
+    def _is_of(self, configuration_hash: bytes) -> bool:
         return (
-            self.phase is phase
+            self.phase is Phase.DEALT
             and self.dealt is not None
             and self.dealt.configuration_hash == configuration_hash
         )
 
-    def _deal(self) -> "Step":
-        indices = [index for index, _ in self.plan.seats]
-        if any(index not in self.keys for index in indices):
-            return Step(self)
-        return Step(replace(self, dealing=True), (Deal(tuple(self.keys[index] for index in indices)),))
+    @property
+    def _wanted(self) -> frozenset[int]:
+        """The indices of whoever is there and has not refused."""
+        present = self.live - self.out
+        return frozenset(index for index, node in self.plan.seats if node in present)
 
-    def _dealt(self, dealt: Dealt, now: Instant) -> "Step":
-        after = replace(self, phase=Phase.DEALT, since=now, dealt=dealt, keys={}, dealing=False)
-        prepares = tuple(after._prepare(node) for node in self.plan.members)
+    def _missed(self) -> set[NodeId]:
+        """Who is away, if it cannot go on without."""
+        there = self.live | {HUB}
+        dealers = {node for node in self.plan.dealing if node not in there or node in self.out}
+        if dealers:
+            return dealers
+        if len(self._wanted) < (len(self.plan.seats) if self.plan.creates else self.plan.needed):
+            return set(self.plan.members) - (self.live - self.out)
+        return set()
+
+    def _go_on(self, now: Instant) -> "Step":
+        """Goes to the next phase when everybody who can has done its part."""
+        if self.phase is Phase.PLANNED and not self.dealing:
+            if absent := self._missed():
+                return Step(self) if self.plan.creates else self._abort("not_live", f"lost {_names(absent)}")
+            return self._deal(now) if self._wanted <= self.keys.keys() else Step(self)
+        if self.phase is Phase.DEALT and len(self._possible()) < self.plan.needed:
+            have = f"{len(self._possible())} of {self.plan.needed} receipts can come"
+            return self._abort("not_prepared", f"{have}; {_names(self.out)} refused")
+        if self.phase is Phase.DEALT and self.is_enough:
+            waited_for = self._sealed_for() & self._wanted
+            return self._commit(now) if waited_for <= self.receipts.keys() else Step(self)
+        return Step(self)
+
+    def _deal(self, now: Instant) -> "Step":
+        keys = tuple(self.keys[index] for index, _ in self.plan.seats if index in self.keys)
+        after = replace(self, dealing=True, since=now)
+        if self.plan.creates:
+            return Step(after, (Deal(keys),))
+        return Step(after, tuple(SendDeal(node, keys) for node in self.plan.dealing))
+
+    def _configure(self, sender: NodeId) -> "Step":
+        owed = sum(node == sender for node, _ in self.plan.dealers)
+        fits = all(len(sealed) == len(self.plan.seats) for _, sealed in self.made[sender])
+        if len(self.made[sender]) != owed or not fits:
+            return self._abort(
+                "bad_dealing", f"{sender} sent something else than its dealings", [str(sender)]
+            )
+        if any(node not in self.made for node in self.plan.dealing):
+            return Step(self)
+        left = {node: list(made) for node, made in self.made.items()}
+        return Step(self, (Configure(tuple(left[node].pop(0) for node, _ in self.plan.dealers)),))
+
+    def _configured(self, dealt: Dealt, now: Instant) -> "Step":
+        after = replace(self, phase=Phase.DEALT, since=now, dealt=dealt, keys={}, made={}, dealing=False)
+        nodes = _nodes(self.plan.seats, after._sealed_for())
+        prepares = tuple(after._prepare(node) for node in nodes)
         return Step(after, (Persist(Phase.DEALT, dealt=dealt), *prepares))
+
+    def _sealed_for(self) -> frozenset[int]:
+        """The indices that have a sub-share of each dealing."""
+        assert self.dealt is not None
+        seats = enumerate(self.plan.seats)
+        return frozenset(i for at, (i, _) in seats if all(sealed[at] for sealed in self.dealt.sealed))
+
+    def _possible(self) -> frozenset[int]:
+        """The indices of which a receipt is there, or may come."""
+        refused = {index for index, node in self.plan.seats if node in self.out}
+        return frozenset(self.receipts) | (self._sealed_for() - refused)
 
     def _prepare(self, node: NodeId) -> SendPrepare:
         assert self.dealt is not None
         own = tuple(
-            (index, 0, sealed)
-            for (index, holder), sealed in zip(self.plan.seats, self.dealt.sealed, strict=True)
+            (index, position, sealed[at])
+            for at, (index, holder) in enumerate(self.plan.seats)
             if holder == node
+            for position, sealed in enumerate(self.dealt.sealed)
         )
-        return SendPrepare(node, self.dealt.configuration, self.dealt.dealing, own)
+        return SendPrepare(node, self.dealt.configuration, self.dealt.dealings, own)
 
     def _node_up(self, node: NodeId) -> "Step":
-        if node not in self.plan.members:
+        if node not in self.plan.members and node not in self.plan.dealing:
             return Step(self)
         after = replace(self, live=self.live | {node})
         held = {index for index, holder in self.plan.seats if holder == node}
-        match self.phase:
-            case Phase.PLANNED if not held <= self.keys.keys():
-                return Step(after, (SendPlan(node),))
-            case Phase.DEALT if not held <= self.receipts.keys():
-                return Step(after, (after._prepare(node),))
-            case Phase.COMMITTED | Phase.CLOSED if not held <= self.activated:
-                return Step(after, (after._commit_for(node),))
+        if self.phase is Phase.PLANNED and not self.dealing and not held <= self.keys.keys():
+            return Step(after, (SendPlan(node),))
+        if self.phase is Phase.DEALT and held & self._sealed_for() - self.receipts.keys():
+            return Step(after, (after._prepare(node),))
         return Step(after)
 
-    def _go_on(self, now: Instant) -> "Step":
-        """Commits, or closes, when every live member has done its part."""
-        waited_for = {index for index, node in self.plan.seats if node in self.live}
-        if self.phase is Phase.DEALT and self.is_enough and waited_for <= self.receipts.keys():
-            return self._commit(now)
-        if self.phase is Phase.COMMITTED and self.activated and waited_for <= self.activated:
-            return self._close()
-        return Step(self)
+    def _refused(
+        self, sender: NodeId, code: str, reason: str, culprits: Sequence[str], now: Instant
+    ) -> "Step":
+        """A creation needs each, a change its dealers; and nobody goes on where somebody is to blame."""
+        if sender != HUB and sender not in self.plan.members and sender not in self.plan.dealing:
+            return Step(self)
+        after = replace(self, out=self.out | {sender})
+        needed = self.plan.creates or sender == HUB or (self.phase is Phase.PLANNED and after._missed())
+        if needed or culprits:
+            return self._abort(code, f"{sender}: {reason}", culprits)
+        return after._go_on(now)
 
     def _commit(self, now: Instant) -> "Step":
         after = replace(self, phase=Phase.COMMITTED, since=now)
         certificate = tuple(self.receipts[index] for index in sorted(self.receipts))
-        sends = tuple(after._commit_for(node) for node in self.plan.members if node in self.live)
-        return Step(after, (Persist(Phase.COMMITTED, receipts=certificate), *sends))
-
-    def _commit_for(self, node: NodeId) -> SendCommit:
-        assert self.dealt is not None
-        certificate = tuple(self.receipts[index] for index in sorted(self.receipts))
-        return SendCommit(node, self.dealt.configuration, certificate)
-
-    def _close(self) -> "Step":
-        everybody = len(self.activated) == len(self.plan.seats)
-        after = replace(self, phase=Phase.CLOSED if everybody else self.phase, told=True)
-        persist = (Persist(Phase.CLOSED),) if everybody else ()
-        return Step(after, persist + (() if self.told else (Finished(committed=True),)))
+        return Step(after, (Persist(Phase.COMMITTED, receipts=certificate), Finished(committed=True)))
 
     def _time_passed(self, now: Instant) -> "Step":
-        waited = now - self.since
+        waited, late = now - self.since, _names(self.waits_for)
         match self.phase:
-            case Phase.PLANNED if waited >= KEYS_SECONDS:
-                late = {node for index, node in self.plan.seats if index not in self.keys}
-                return self._abort("no_keys", f"no keys for the plan came from {_names(late)}")
+            case Phase.PLANNED if self.dealing and self.waits_for and waited >= DEAL_SECONDS:
+                return self._abort("no_dealing", f"no dealing came from {late}")
+            case Phase.PLANNED if not self.dealing and waited >= KEYS_SECONDS:
+                if not self.plan.creates and len(self.keys) >= self.plan.needed:
+                    return self._deal(now)
+                return self._abort("no_keys", f"no keys for the plan came from {late}")
             case Phase.DEALT if self.is_enough and waited >= PREPARE_SECONDS:
                 return self._commit(now)
             case Phase.DEALT if waited >= GIVE_UP_SECONDS:
-                late = {node for index, node in self.plan.seats if index not in self.receipts}
                 have = f"{len(self.receipts)} of {self.plan.needed} receipts"
-                return self._abort("not_prepared", f"{have}; none from {_names(late)}")
-            case Phase.COMMITTED if not self.told and waited >= PREPARE_SECONDS:
-                return Step(replace(self, told=True), (Finished(committed=True),))
+                return self._abort("not_prepared", f"{have}; none from {late}")
         return Step(self)
 
     def _abort(self, code: str, reason: str, culprits: Sequence[str] = ()) -> "Step":
-        after = replace(self, phase=Phase.ABORTED, keys={}, dealing=False, told=True)
+        after = replace(self, phase=Phase.ABORTED, keys={}, made={}, dealing=False)
         sends = tuple(SendAbort(node, reason) for node in self.plan.members)
         finished = Finished(committed=False, code=code, reason=reason, culprits=tuple(culprits))
         return Step(after, (Persist(Phase.ABORTED, reason=reason), *sends, finished))
@@ -366,5 +461,9 @@ class Step:
         return Step(following.state, self.do + following.do)
 
 
-def _names(nodes: set[NodeId]) -> str:
+def _nodes(seats: Sequence[Shard], indices: frozenset[int]) -> tuple[NodeId, ...]:
+    return tuple(sorted({node for index, node in seats if index in indices}))
+
+
+def _names(nodes: Collection[NodeId]) -> str:
     return ", ".join(str(node) for node in sorted(nodes)) or "nobody"

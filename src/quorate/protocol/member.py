@@ -1,4 +1,4 @@
-"""The member's side of an epoch's creation (docs/protocols/messages.md, "Epoch creation").
+"""The member's side of epoch changes (docs/protocols/messages.md, "Epochs").
 
 Here: one module call for each message of the hub, one answer to the hub for each result, and repeats: a plan
 that comes again is answered with the same keys, because its number is burnt.
@@ -13,6 +13,9 @@ from quorate.ids import HUB, DomainId, NodeId
 Sealed = tuple[int, int, bytes]
 """(own index, position of the dealer, sub-share)."""
 
+Made = tuple[bytes, tuple[bytes, ...]]
+"""A dealing, and its sealed sub-shares."""
+
 # Events: the hub's messages, and the module's answers.
 
 
@@ -22,6 +25,14 @@ class PlanCame:
     plan_hash: bytes
     plan: bytes
     charter: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class DealCame:
+    plan_hash: bytes
+    plan: bytes
+    charter: bytes
+    keys: tuple[bytes, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +47,12 @@ class PrepareCame:
 class CommitCame:
     plan_hash: bytes
     configuration: bytes
+    receipts: tuple[bytes, ...]
+    dealings: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class EraseCame:
     receipts: tuple[bytes, ...]
 
 
@@ -52,13 +69,27 @@ class KeysMade:
 
 
 @dataclass(frozen=True, slots=True)
+class DealingsMade:
+    plan_hash: bytes
+    made: tuple[Made, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Prepared:
     receipts: tuple[bytes, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Activated:
+    """`receipts`: none where this node has no share of the epoch."""
+
+    configuration: bytes
     receipts: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Erased:
+    statement: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +100,20 @@ class ModuleRefused:
     culprits: tuple[str, ...] = ()
 
 
-Event = PlanCame | PrepareCame | CommitCame | AbortCame | KeysMade | Prepared | Activated | ModuleRefused
+Event = (
+    PlanCame
+    | DealCame
+    | PrepareCame
+    | CommitCame
+    | EraseCame
+    | AbortCame
+    | KeysMade
+    | DealingsMade
+    | Prepared
+    | Activated
+    | Erased
+    | ModuleRefused
+)
 
 # What to do.
 
@@ -85,6 +129,16 @@ class AcceptPlan:
 
 
 @dataclass(frozen=True, slots=True)
+class Deal:
+    """Comes back as `DealingsMade` or `ModuleRefused`."""
+
+    plan_hash: bytes
+    plan: bytes
+    charter: bytes
+    keys: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Prepare:
     """Comes back as `Prepared` or `ModuleRefused`."""
 
@@ -96,10 +150,18 @@ class Prepare:
 
 @dataclass(frozen=True, slots=True)
 class Activate:
-    """Comes back as `Activated` or `ModuleRefused`."""
+    """Comes back as `Activated`, or not at all: a refused certificate changes nothing."""
 
     plan_hash: bytes
     configuration: bytes
+    receipts: tuple[bytes, ...]
+    dealings: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Erase:
+    """Comes back as `Erased`, or not at all: a refused certificate is the hub's to mend."""
+
     receipts: tuple[bytes, ...]
 
 
@@ -117,7 +179,7 @@ class Send:
     body: tuple[object, ...]
 
 
-Action = AcceptPlan | Prepare | Activate | Forget | Send
+Action = AcceptPlan | Deal | Prepare | Activate | Erase | Forget | Send
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,14 +204,23 @@ class Member:
             case KeysMade(domain, plan_hash, keys):
                 opened = OpenPlan(plan_hash, keys)
                 return Step(replace(self, open={**self.open, domain: opened}), (_keys(opened),))
+            case DealCame(plan_hash, plan, charter, keys):
+                return Step(self, (Deal(plan_hash, plan, charter, keys),))
+            case DealingsMade(plan_hash, made):
+                dealings = [[dealing, list(sealed)] for dealing, sealed in made]
+                return Step(self, (Send(HUB, "epoch/dealings", (plan_hash, dealings)),))
             case PrepareCame(plan_hash, configuration, dealings, sealed):
                 return Step(self, (Prepare(plan_hash, configuration, dealings, sealed),))
             case Prepared(receipts):
                 return Step(self, (Send(HUB, "epoch/prepared", (list(receipts),)),))
-            case CommitCame(plan_hash, configuration, receipts):
-                return Step(self, (Activate(plan_hash, configuration, receipts),))
-            case Activated(receipts):
-                return Step(self, (Send(HUB, "epoch/activated", (list(receipts),)),))
+            case CommitCame(plan_hash, configuration, receipts, dealings):
+                return Step(self, (Activate(plan_hash, configuration, receipts, dealings),))
+            case Activated(configuration, receipts):
+                return Step(self, (Send(HUB, "epoch/activated", (configuration, list(receipts))),))
+            case EraseCame(receipts):
+                return Step(self, (Erase(receipts),))
+            case Erased(statement):
+                return Step(self, (Send(HUB, "epoch/erased", (statement,)),))
             case AbortCame(plan_hash):
                 return Step(self._without(plan_hash), (Forget(plan_hash),))
             case ModuleRefused(plan_hash, code, reason, culprits):

@@ -57,3 +57,8 @@ def margin(indices: int, threshold: int) -> int:
     steps = ((4, 0), (8, 1), (15, 2), (23, 3))
     wanted = next((z for most, z in steps if indices <= most), 4)
     return min(wanted, indices - threshold)
+
+
+def erase_quorum(indices: int, threshold: int) -> int:
+    """How many indices must hold a new epoch before an old one is erased: of 2k - 1, k do although k - 1 lie."""
+    return min(indices, 2 * threshold - 1)

@@ -14,7 +14,7 @@ from quorate.ids import HUB, DomainId, Instant, NodeId, SessionId
 ATTEMPT = 1.0
 """Seconds that one session may take."""
 TOTAL = 1.6
-"""Seconds from a session's opening to its waiters' answer, with its one new start in another epoch."""
+"""Seconds from a session's opening to its waiters' answer, with its new starts in other epochs."""
 
 STALE_EPOCH = "wrong_epoch"
 
@@ -111,6 +111,11 @@ class Abandoned:
 
 
 @dataclass(frozen=True, slots=True)
+class EpochChanged:
+    """This node's module has taken up another epoch."""
+
+
+@dataclass(frozen=True, slots=True)
 class HubLost:
     pass
 
@@ -130,6 +135,7 @@ Event = (
     | AnswerRejected
     | Refused
     | Abandoned
+    | EpochChanged
     | HubLost
     | TimePassed
 )
@@ -196,7 +202,8 @@ class Attempt:
     culprits: tuple[Called, ...] = ()
     answered: tuple[tuple[int, int], ...] = ()
     """When answers came: index, microseconds since `asked`."""
-    restarted: bool = False
+    stale: bool = False
+    """The epoch is over: it begins again once this node's module is in the next."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,6 +242,8 @@ class Requester:
         match event:
             case HubLost():
                 return self._fail("refused", Unavailable("hub_down", "the hub cannot be reached"))
+            case EpochChanged():
+                return self._again(now)
             case TimePassed() if now >= self.attempt.deadline:
                 return self._fail("expired", self._too_late(self.attempt))
             case Opened(session, request) if self.attempt.session is None:
@@ -271,8 +280,8 @@ class Requester:
                 blamed = tuple(sorted(c for c in attempt.called if c[1] in culprits))
                 return self._blame(attempt, session, blamed)
             case Refused(_, code, reason):
-                if code == STALE_EPOCH and not attempt.restarted:
-                    return self._restart(attempt, now)
+                if code == STALE_EPOCH:
+                    return self._stale(attempt)
                 return self._fail("refused", Unavailable(code, reason))
 
     def _needed(self, waiter: Waiter | None, now: Instant) -> "Step":
@@ -303,18 +312,30 @@ class Requester:
             Send(HUB, "session/culprits", (session.value, listed)),
         )
 
-    def _restart(self, attempt: Attempt, now: Instant) -> "Step":
+    def _stale(self, attempt: Attempt) -> "Step":
+        """Its session is over; what needed it waits for the next epoch, until its deadline."""
         assert attempt.session is not None
         again = Attempt(
             started=attempt.started,
-            deadline=min(now + ATTEMPT, attempt.started + TOTAL),
-            asked=now,
+            deadline=attempt.deadline,
+            asked=attempt.asked,
             waiters=attempt.waiters,
             culprits=attempt.culprits,
-            restarted=True,
+            stale=True,
         )
         over = self._over(attempt.session, Past(attempt.holders, answered=attempt.answered))
-        return Step(replace(over, attempt=again), (Abandon(attempt.session, "refused"), Open()))
+        return Step(replace(over, attempt=again), (Abandon(attempt.session, "refused"),))
+
+    def _again(self, now: Instant) -> "Step":
+        """This node's module is in a new epoch, and has forgotten its sessions in the old one."""
+        assert self.attempt is not None
+        over = Step(self) if self.attempt.session is None else self._stale(self.attempt)
+        attempt = over.state.attempt
+        if attempt is None or not attempt.stale:
+            return over
+        deadline = min(now + ATTEMPT, attempt.started + TOTAL)
+        again = replace(attempt, stale=False, asked=now, deadline=deadline)
+        return Step(replace(over.state, attempt=again), (*over.do, Open()))
 
     def _fail(self, outcome: str, why: Unavailable) -> "Step":
         attempt = self.attempt
@@ -350,6 +371,10 @@ class Requester:
         return Step(replace(self, attempt=attempt), do)
 
     def _too_late(self, attempt: Attempt) -> Unavailable:
+        if attempt.stale:
+            return Unavailable(
+                STALE_EPOCH, f"another epoch of {self.domain} is current, and did not come here"
+            )
         if attempt.need:
             arrived = f"{attempt.have} of {attempt.need} shards of {self.domain}"
             return Unavailable("expired", f"{arrived} arrived before the deadline")

@@ -19,7 +19,17 @@ from sqlalchemy.exc import DatabaseError, IntegrityError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from quorate.errors import BadInput, DataDirectoryMismatch, NewerFormat, StorageFailed
-from quorate.store.schema import SCHEMAS, attempts, enrolments, meta, records, spent, tokens
+from quorate.store.schema import (
+    SCHEMAS,
+    attempts,
+    domains,
+    enrolments,
+    erasures,
+    meta,
+    records,
+    spent,
+    tokens,
+)
 
 SPENT_SECONDS = 600
 """How long a request's signature is remembered."""
@@ -61,18 +71,21 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class AttemptRow:
-    """`sealed` and `receipts` are encoded lists of byte strings."""
+    """`dealings` and `receipts` are encoded lists of byte strings, `sealed` one of such lists; `at`: unix seconds of
+    the commit.
+    """
 
     domain: str
     epoch: int
     phase: str
     plan: bytes
     charter: bytes
-    dealing: bytes | None
+    dealings: bytes | None
     sealed: bytes | None
     configuration: bytes | None
     receipts: bytes | None
     reason: str
+    at: int | None
 
 
 class Database:
@@ -304,9 +317,47 @@ class Database:
 
     async def attempts(self) -> list[AttemptRow]:
         """All of them, each domain's in the order of their epochs."""
+        return await self._attempts()
+
+    async def committed_after(self, domain: str, epoch: int) -> list[AttemptRow]:
+        """The committed epochs of a domain above `epoch`, in order."""
+        return await self._attempts(
+            attempts.c.domain == domain,
+            attempts.c.epoch > epoch,
+            attempts.c.phase.in_(("committed", "closed")),
+        )
+
+    async def _attempts(self, *where: Any) -> list[AttemptRow]:
         async with self._engine.connect() as connection:
-            query = select(attempts).order_by(attempts.c.domain, attempts.c.epoch)
+            query = select(attempts).where(*where).order_by(attempts.c.domain, attempts.c.epoch)
             return [AttemptRow(**row._mapping) for row in await connection.execute(query)]
+
+    async def put_erasure(self, domain: str, node: str, below: int, statement: bytes) -> None:
+        async with self._writing() as connection:
+            here = (erasures.c.domain == domain) & (erasures.c.node == node)
+            await connection.execute(delete(erasures).where(here))
+            values = {"domain": domain, "node": node, "below": below, "statement": statement}
+            await connection.execute(insert(erasures).values(**values))
+
+    async def erasures(self) -> dict[str, dict[str, int]]:
+        """By domain and node: below which epoch nothing is left."""
+        found: dict[str, dict[str, int]] = {}
+        async with self._engine.connect() as connection:
+            query = select(erasures.c.domain, erasures.c.node, erasures.c.below)
+            for domain, node, below in await connection.execute(query):
+                found.setdefault(domain, {})[node] = below
+        return found
+
+    async def put_refresh_every(self, domain: str, seconds: int) -> None:
+        async with self._writing() as connection:
+            await connection.execute(delete(domains).where(domains.c.domain == domain))
+            await connection.execute(insert(domains).values(domain=domain, refresh_every=seconds))
+
+    async def refresh_every(self) -> dict[str, int]:
+        """Seconds, by domain, where it was set."""
+        async with self._engine.connect() as connection:
+            query = select(domains.c.domain, domains.c.refresh_every)
+            return {row.domain: row.refresh_every for row in await connection.execute(query)}
 
 
 def check_schema(path: Path, found: str | None) -> None:

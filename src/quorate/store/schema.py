@@ -15,7 +15,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-SCHEMAS = ("0001",)
+SCHEMAS = ("0001", "0002")
 """All that there were, by the names of their migrations; the last is this one."""
 
 metadata = MetaData(
@@ -84,10 +84,29 @@ attempts = Table(
     Column("phase", String(16), nullable=False),
     Column("plan", LargeBinary, nullable=False),
     Column("charter", LargeBinary, nullable=False),
-    Column("dealing", LargeBinary),
+    Column("dealings", LargeBinary),
     Column("sealed", LargeBinary),
     Column("configuration", LargeBinary),
     Column("receipts", LargeBinary),
     Column("reason", String(1024), nullable=False, server_default=""),
+    Column("at", BigInteger),
 )
-"""Every attempt at an epoch; its number is burnt whatever came of it."""
+"""Every attempt at an epoch; its number is burnt whatever came of it. `at`: unix seconds of its commit."""
+
+erasures = Table(
+    "erasures",
+    metadata,
+    Column("domain", String(63), primary_key=True),
+    Column("node", String(63), primary_key=True),
+    Column("below", BigInteger, nullable=False),
+    Column("statement", LargeBinary, nullable=False),
+)
+"""The last statement of each node that it holds no share of an epoch of the domain below this one."""
+
+domains = Table(
+    "domains",
+    metadata,
+    Column("domain", String(63), primary_key=True),
+    Column("refresh_every", BigInteger, nullable=False),
+)
+"""What is set for a domain and is no charter's matter. `refresh_every`: seconds, 0 for never."""

@@ -1,0 +1,299 @@
+"""Which epochs are made: a domain's first, on request or on time; who deals and who holds.
+
+Here: committees and dealers out of the nodes that are live, intervals, repairs of members that came back.
+Not here: how an epoch is made (`epochs`), what a charter allows (every module checks it).
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from quorate import _core
+from quorate.errors import BadInput, QuorateError
+from quorate.hub.epochs import Busy, Domain, Epochs, Order
+from quorate.hub.nodes import Nodes
+from quorate.ids import HUB, DomainId, NodeId, Quorum
+from quorate.protocol.quorum import Shard, margin
+from quorate.store.database import Database
+
+_log = logging.getLogger(__name__)
+
+REFRESH_EVERY = 24 * 3600
+"""Seconds between two refreshes of a domain for which nothing else is set."""
+AT_ONCE = 2
+"""Changes in the background at a time: clients are served meanwhile."""
+REPAIR_AFTER = 1.0
+"""Seconds that a lagging member has been back until it is repaired, so that several are repaired together."""
+REBUILD_AFTER = 10.0
+"""Seconds that an epoch has had too few live holders until it is rebuilt from an earlier one that is not erased."""
+BACKOFF = (5.0, 300.0)
+"""Seconds until a change in the background is tried again: at first, and at most. It doubles each time."""
+FORGET = 10
+"""After that many times the wait without a need, it begins from the first one again."""
+
+
+class DomainExists(QuorateError):
+    code = "domain_exists"
+
+    def __init__(self, domain: DomainId) -> None:
+        super().__init__(
+            f"the domain {domain} exists, or is being created",
+            kept="it is unchanged",
+            remedy="choose another name, or use the domain that is there (`quorate domain show`)",
+        )
+
+
+class NotEnoughHolders(QuorateError):
+    code = "not_enough_holders"
+
+    def __init__(self, reason: str, remedy: str = "start or enrol more nodes (`quorate node list`)") -> None:
+        super().__init__(reason, kept="nothing was changed", remedy=remedy)
+
+
+@dataclass(slots=True)
+class _Turn:
+    """When a domain's next change in the background may begin, and how long to wait after a failure."""
+
+    not_before: float = 0.0
+    wait: float = BACKOFF[0]
+    lagging_since: float | None = None
+    lost_since: float | None = None
+    task: asyncio.Task[None] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """An epoch whose shares may be dealt."""
+
+    domain: DomainId
+    epoch: int
+    threshold: int
+    shards: tuple[Shard, ...]
+    is_current: bool
+
+
+def _current(known: Domain) -> _Source:
+    return _Source(known.domain, known.epoch, known.threshold, known.shards, is_current=True)
+
+
+class Changes:
+    """`now` and intervals in seconds; a domain's epoch is as old as its commit by the wall clock."""
+
+    def __init__(self, epochs: Epochs, database: Database, nodes: Nodes) -> None:
+        self._epochs = epochs
+        self._database = database
+        self._nodes = nodes
+        self._every: dict[DomainId, int] = {}
+        self._turns: dict[DomainId, _Turn] = {}
+
+    async def load(self) -> None:
+        self._every = {
+            DomainId(name): every for name, every in (await self._database.refresh_every()).items()
+        }
+
+    # On request.
+
+    def check_creation(
+        self, charter: bytes, quorum: Quorum, only: Sequence[str] | None
+    ) -> tuple[DomainId, tuple[Shard, ...]]:
+        """The domain, and who would hold its shards now. Raises `DomainExists`, `NotEnoughHolders`, `BadInput`."""
+        seen = _core.view_approved(charter)
+        domain = DomainId(seen["domain"])
+        if domain in self._epochs.domains or self._epochs.is_busy(domain):
+            raise DomainExists(domain)
+        return domain, self._committee(seen, quorum, only, ())
+
+    async def create(
+        self, charter: bytes, quorum: Quorum, *, only: Sequence[str] | None, refresh_every: int | None
+    ) -> tuple[Domain, list[dict[str, Any]]]:
+        """A domain's first epoch. `only`: the nodes to choose from. Raises also what `Epochs.make` does."""
+        domain, shards = self.check_creation(charter, quorum, only)
+        order = Order(domain, charter, "create", 0, quorum.threshold, ((HUB, None),), shards)
+        made = await self._epochs.make(order)
+        if refresh_every is not None:
+            await self.set_refresh_every(domain, refresh_every)
+        return made
+
+    async def refresh(self, domain: DomainId) -> tuple[Domain, list[dict[str, Any]]]:
+        """New shards of the same key for the same committee. Raises also what `Epochs.make` does."""
+        known = self.domain(domain)
+        return await self._epochs.make(self._order("refresh", _current(known), known.threshold, known.shards))
+
+    async def _repair(self, known: Domain) -> tuple[Domain, list[dict[str, Any]]]:
+        """The same for members that have no share; or, if too few have one, out of an earlier epoch."""
+        source = self._source(known)
+        return await self._epochs.make(self._order("repair", source, source.threshold, source.shards))
+
+    async def reshare(
+        self, domain: DomainId, quorum: Quorum, *, only: Sequence[str] | None
+    ) -> tuple[Domain, list[dict[str, Any]]]:
+        """The same key for another committee or threshold: those who stay keep their indices."""
+        known = self.domain(domain)
+        charter = _core.view_approved(self._charter(domain))
+        shards = self._committee(charter, quorum, only, known.shards)
+        return await self._epochs.make(self._order("reshare", self._source(known), quorum.threshold, shards))
+
+    def domain(self, domain: DomainId) -> Domain:
+        known = self._epochs.domains.get(domain)
+        if known is None:
+            raise BadInput(f"there is no domain {domain}", remedy="see `quorate domain list`")
+        return known
+
+    def _charter(self, domain: DomainId) -> bytes:
+        charter = self._epochs.charter(domain)
+        assert charter is not None  # the domain was made under it
+        return charter
+
+    def _source(self, known: Domain) -> "_Source":
+        """The current epoch; or, if too few of its holders are live, the newest retired one that has enough."""
+        current = _current(known)
+        retired = (
+            _Source(known.domain, each.epoch, each.threshold, each.shards, is_current=False)
+            for each in self._epochs.settlings.earlier(known.domain)
+        )
+        enough = (source for source in (current, *retired) if len(self._holders(source)) >= source.threshold)
+        return next(enough, current)
+
+    def _order(self, purpose: str, source: "_Source", threshold: int, shards: tuple[Shard, ...]) -> Order:
+        """Dealt by the first k indices of `source` whose nodes are live and have their share."""
+        holders = self._holders(source)
+        if len(holders) < source.threshold:
+            raise NotEnoughHolders(
+                f"the next epoch of {source.domain} is dealt from {source.threshold} shards, and the holders of "
+                f"{len(holders)} are live"
+            )
+        needed = threshold + margin(len(shards), threshold)
+        there = sum(self._nodes.is_live(node) for _, node in shards)
+        if there < needed:
+            raise NotEnoughHolders(
+                f"a change of {source.domain} waits for {needed} members, and {there} are live",
+                remedy="start those that are down, or reshare to others (`quorate domain reshare --nodes …`)",
+            )
+        dealers = tuple(holders[: source.threshold])
+        charter = self._charter(source.domain)
+        return Order(source.domain, charter, purpose, source.epoch, threshold, dealers, shards)
+
+    def _holders(self, source: "_Source") -> list[tuple[NodeId, int]]:
+        return [(node, index) for index, node in source.shards if self._holds(source, node)]
+
+    def _holds(self, source: "_Source", node: NodeId) -> bool:
+        said = self._nodes.known.get(node)
+        if said is None or not self._nodes.is_live(node):
+            return False
+        epoch, configuration = said.epochs.get(source.domain, (0, b""))
+        if epoch == source.epoch:
+            return configuration != b""
+        return source.epoch in said.retired.get(source.domain, frozenset())
+
+    def _committee(
+        self,
+        charter: dict[str, Any],
+        quorum: Quorum,
+        only: Sequence[str] | None,
+        before: tuple[Shard, ...],
+    ) -> tuple[Shard, ...]:
+        """n live holders, those of `before` first and with their indices, the others spread over zones."""
+        allowed = [NodeId(entry["node"]) for entry in charter["allowed"] if entry["role"] == "holder"]
+        if foreign := sorted(set(only or ()) - {node.value for node in allowed}):
+            raise BadInput(
+                f"the charter of {charter['domain']} does not allow {', '.join(foreign)}",
+                remedy="choose holders that the charter allows (`quorate node list`)",
+            )
+        wanted = [node for node in allowed if only is None or node.value in only]
+        live = [node for node in wanted if self._nodes.is_live(node)]
+        if len(live) < quorum.holders:
+            raise NotEnoughHolders(
+                f"{quorum.holders} shards need a live holder each, and {len(live)} of {len(wanted)} holders are live",
+                remedy="start or enrol more nodes (`quorate node list`), or take fewer --shards",
+            )
+        staying = [(index, node) for index, node in before if node in live][: quorum.holders]
+        fresh = [node for node in live if node not in {node for _, node in staying}]
+        zones: dict[str, list[NodeId]] = {}
+        for node in fresh:
+            zones.setdefault(self._nodes.zone(node), []).append(node)
+        spread: list[NodeId] = []
+        while len(spread) < len(fresh):
+            spread += [zones[zone].pop(0) for zone in sorted(zones) if zones[zone]]
+        taken = {index for index, _ in staying}
+        free = (index for index in range(1, 256) if index not in taken)
+        joining = list(zip(free, spread[: quorum.holders - len(staying)], strict=False))
+        return tuple(sorted([*staying, *joining]))
+
+    # By itself.
+
+    async def set_refresh_every(self, domain: DomainId, seconds: int) -> None:
+        """0: never."""
+        await self._database.put_refresh_every(domain.value, seconds)
+        self._every[domain] = seconds
+
+    def refresh_every(self, domain: DomainId) -> int:
+        return self._every.get(domain, REFRESH_EVERY)
+
+    def next_refresh(self, known: Domain) -> int | None:
+        """Unix seconds; None where there is none."""
+        every = self.refresh_every(known.domain)
+        return known.at + every if every else None
+
+    def tick(self) -> None:
+        """Begins what is due. Called every second or so."""
+        running = sum(turn.task is not None for turn in self._turns.values())
+        for known in self._epochs.domains.values():
+            turn = self._turns.setdefault(known.domain, _Turn())
+            if running >= AT_ONCE:
+                return
+            if turn.task is None and (purpose := self._due(known, turn)) is not None:
+                turn.task = asyncio.get_running_loop().create_task(self._in_background(known, turn, purpose))
+                running += 1
+
+    def _due(self, known: Domain, turn: _Turn) -> str | None:
+        now = time.monotonic()
+        lagging = any(self._nodes.is_live(node) for node in self._epochs.settlings.lagging(known.domain))
+        turn.lagging_since = _since(turn.lagging_since, lagging, now)
+        lost = len(self._holders(_current(known))) < known.threshold
+        turn.lost_since = _since(turn.lost_since, lost, now)
+        if not lagging and not lost and now >= turn.not_before + FORGET * turn.wait:
+            turn.wait = BACKOFF[0]
+        if now < turn.not_before or self._epochs.is_busy(known.domain):
+            return None
+        if turn.lost_since is not None:
+            waited = now - turn.lost_since >= REBUILD_AFTER
+            return "repair" if waited and not self._source(known).is_current else None
+        if turn.lagging_since is not None and now - turn.lagging_since >= REPAIR_AFTER:
+            return "repair"
+        due = self.next_refresh(known)
+        if due is None or time.time() < due:
+            return None
+        # While enough of an earlier epoch is left to open the domain, another one before it protects nothing.
+        return None if self._epochs.settlings.is_openable_before(known.domain) else "refresh"
+
+    async def _in_background(self, known: Domain, turn: _Turn, purpose: str) -> None:
+        try:
+            made, _ = await (self._repair(known) if purpose == "repair" else self.refresh(known.domain))
+        except (QuorateError, _core.CoreError) as why:
+            turn.not_before, turn.wait = time.monotonic() + turn.wait, min(2 * turn.wait, BACKOFF[1])
+            if not isinstance(why, Busy):
+                _log.warning("a %s of %s did not come about: %s", purpose, known.domain, why)
+        else:
+            # One that flaps is repaired again, but not at once.
+            wait = turn.wait if purpose == "repair" else 0.0
+            turn.not_before = time.monotonic() + wait
+            turn.wait = min(2 * turn.wait, BACKOFF[1]) if purpose == "repair" else BACKOFF[0]
+            _log.info("%s is in epoch %d (%s)", known.domain, made.epoch, purpose)
+        finally:
+            turn.task = None
+
+    async def close(self) -> None:
+        tasks = [turn.task for turn in self._turns.values() if turn.task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _since(before: float | None, holds: bool, now: float) -> float | None:
+    """Since when something holds."""
+    if not holds:
+        return None
+    return now if before is None else before
