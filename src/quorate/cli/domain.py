@@ -22,6 +22,10 @@ from quorate.local.layout import Layout
 app = group("Domains: who shares a key, and with what threshold.")
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The domain.")]
+RefreshEvery = Annotated[
+    str | None,
+    typer.Option(metavar="TIME", help="30s, 15m, 12h, 7d, or 0 for never.", show_default="24h"),
+]
 
 
 @command(app, "create", "quorate domain create payroll --threshold 3 --shards 5")
@@ -37,6 +41,11 @@ def create(
     lease_uses: Annotated[
         int, typer.Option(min=1, max=1_000_000, help="How often a node may use the key after a session.")
     ] = 10_000,
+    floor: Annotated[
+        int | None,
+        typer.Option(help="The least threshold that it may ever have.", show_default="the threshold"),
+    ] = None,
+    refresh_every: RefreshEvery = None,
     mode: Annotated[str, typer.Option(help="reconstruct")] = "reconstruct",
     dealer: Annotated[str, typer.Option(help="hub")] = "hub",
     operator: OperatorDir = None,
@@ -64,10 +73,97 @@ def create(
     key = acts.open_key(operator_directory(data, operator), operator_passphrase)
     hub = AdminClient(Layout.at(data).admin_socket)
     lease = acts.Lease(lease_seconds, lease_uses)
-    made = asyncio.run(acts.create_domain(key, hub, name, threshold=threshold, shards=shards, lease=lease))
-    for step in made.get("steps", []):
-        say(f"  {step['step']:<12} {step['ms']:8.1f} ms")
-    result(made, as_json=json, text=f"{name}: {made['threshold']} of {made['shards']}, epoch {made['epoch']}")
+    made = asyncio.run(
+        acts.create_domain(
+            key,
+            hub,
+            name,
+            threshold=threshold,
+            shards=shards,
+            floor=floor,
+            refresh_every=None if refresh_every is None else seconds(refresh_every),
+            lease=lease,
+        )
+    )
+    _made(name, made, json)
+
+
+@command(app, "refresh", "quorate domain refresh default")
+def refresh(name: Name, data: Data = DEFAULT_DATA, json: Json = False) -> None:
+    """Deal new shards of the same key; what there was before is erased."""
+    from quorate.client import AdminClient
+
+    _made(name, asyncio.run(AdminClient(Layout.at(data).admin_socket).refresh(name)), json)
+
+
+@command(app, "reshare", "quorate domain reshare default --threshold 4 --shards 7")
+def reshare(
+    name: Name,
+    threshold: Annotated[
+        int | None, typer.Option(help="How many shards open it.", show_default="as now")
+    ] = None,
+    shards: Annotated[int | None, typer.Option(help="How many there are.", show_default="as now")] = None,
+    nodes: Annotated[
+        str | None, typer.Option(help="Who may hold them, by comma.", show_default="any holder")
+    ] = None,
+    floor: Annotated[
+        int | None, typer.Option(help="The least threshold that it may ever have.", show_default="as now")
+    ] = None,
+    operator: OperatorDir = None,
+    operator_passphrase: OperatorPassphrase = None,
+    data: Data = DEFAULT_DATA,
+    json: Json = False,
+) -> None:
+    """Deal the same key to other nodes, or with another threshold. Ciphertexts stay as they are."""
+    from quorate.client import AdminClient
+    from quorate.local import operator as acts
+
+    made = asyncio.run(
+        acts.reshare_domain(
+            lambda: acts.open_key(operator_directory(data, operator), operator_passphrase),
+            AdminClient(Layout.at(data).admin_socket),
+            name,
+            threshold=threshold,
+            shards=shards,
+            nodes=None if nodes is None else [node.strip() for node in nodes.split(",")],
+            floor=floor,
+        )
+    )
+    _made(name, made, json)
+
+
+@command(app, "abort", "quorate domain abort default --reason 'node-3 is being replaced'")
+def abort(
+    name: Name,
+    reason: Annotated[str, typer.Option(help="For the audit log and the nodes.")],
+    data: Data = DEFAULT_DATA,
+    json: Json = False,
+) -> None:
+    """Give the epoch change that is under way up. Once it is committed, nothing can."""
+    from quorate.client import AdminClient
+
+    done = asyncio.run(AdminClient(Layout.at(data).admin_socket).abort(name, reason))
+    if not done["aborted"]:
+        raise BadInput(f"no epoch change of {name} is under way", remedy="see `quorate domain show`")
+    result(done, as_json=json, text=f"the epoch change of {name} is given up; its epoch stays as it was")
+
+
+@command(app, "set", "quorate domain set default --refresh-every 12h")
+def set_(
+    name: Name,
+    refresh_every: RefreshEvery = None,
+    data: Data = DEFAULT_DATA,
+    json: Json = False,
+) -> None:
+    """Change what the hub does for a domain by itself."""
+    from quorate.client import AdminClient
+
+    if refresh_every is None:
+        raise typer.BadParameter("nothing to set", param_hint="--refresh-every")
+    hub = AdminClient(Layout.at(data).admin_socket)
+    done = asyncio.run(hub.set_domain(name, refresh_every=seconds(refresh_every)))
+    every = f"every {done['refresh_every']} s" if done["refresh_every"] else "on request only"
+    result(done, as_json=json, text=f"{name} is refreshed {every}")
 
 
 @command(app, "list", "quorate domain list")
@@ -99,8 +195,31 @@ def show(name: Name, data: Data = DEFAULT_DATA, json: Json = False) -> None:
     else:
         raise BadInput(f"there is no domain {name}", remedy="see `quorate domain list`")
     members = ", ".join(f"{member['index']}: {member['node']}" for member in each.get("members", []))
-    rows = [[field, value] for field, value in each.items() if field != "members"]
-    result(each, as_json=json, text=table(["field", "value"], [*rows, ["members", members]]))
+    special = {"members": members, "earlier": _earlier(each), "change": _change(each)}
+    rows = [[field, special.get(field, _plain(value))] for field, value in each.items()]
+    result(each, as_json=json, text=table(["field", "value"], rows))
+
+
+def _plain(value: Any) -> Any:
+    return ", ".join(map(str, value)) if isinstance(value, list) else value
+
+
+def _earlier(domain: dict[str, Any]) -> str:
+    """What is left of earlier epochs."""
+    return "; ".join(
+        f"epoch {each['epoch']}: {each['not_erased']} shards not proven to be erased"
+        + ("" if each["retired"] else ", enough to open it")
+        for each in domain.get("earlier", [])
+    )
+
+
+def _change(domain: dict[str, Any]) -> str:
+    """The epoch change that is under way."""
+    change = domain.get("change")
+    if not change:
+        return ""
+    waits = f", waits for {', '.join(change['waits_for'])}" if change["waits_for"] else ""
+    return f"{change['purpose']} to epoch {change['epoch']}: {change['phase']} for {change['seconds']:.1f} s{waits}"
 
 
 @command(app, "lock", "quorate domain lock default")
@@ -113,6 +232,23 @@ def lock(name: Name, data: Data = DEFAULT_DATA, json: Json = False) -> None:
     result(done, as_json=json, text=f"{name} is locked on {locked}")
     if done["unreached"]:
         say(f"not reached, their leases end by themselves: {', '.join(done['unreached'])}")
+
+
+def _made(name: str, made: dict[str, Any], json: bool) -> None:
+    for step in made.get("steps", []):
+        say(f"  {step['step']:<12} {step['ms']:8.1f} ms")
+    result(made, as_json=json, text=f"{name}: {made['threshold']} of {made['shards']}, epoch {made['epoch']}")
+    if made.get("without"):
+        say(f"without a shard of it until they are back and repaired: {', '.join(made['without'])}")
+
+
+def seconds(text: str) -> int:
+    """A time as people write it. Raises `typer.BadParameter`."""
+    units = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+    number, unit = (text[:-1], text[-1:]) if text[-1:] in units else (text, "s")
+    if not number.isdecimal():
+        raise typer.BadParameter(f"{text!r} is no time", param_hint="--refresh-every")
+    return int(number) * units[unit]
 
 
 def _domains(data: Any) -> list[dict[str, Any]]:

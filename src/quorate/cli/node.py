@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -196,6 +197,65 @@ def nodes_table(nodes: list[dict[str, Any]]) -> str:
     return table(["node", "pid", "role", "state", "zone", "KMS", "certificate until"], rows)
 
 
+@command(app, "add", "quorate node add")
+def add(data: Data = DEFAULT_DATA, json: Json = False) -> None:
+    """Make, enrol and start one more node of this machine's fleet. Then deal it shards (`quorate domain reshare`)."""
+    name = _add(data)
+    result({"name": name}, as_json=json, text=f"{name} is in the fleet, and holds no shard yet")
+
+
+@command(app, "replace", "quorate node replace node-2")
+def replace(
+    name: Name,
+    by: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="An enrolled node.", show_default="a new one of this machine"),
+    ] = None,
+    operator: OperatorDir = None,
+    operator_passphrase: OperatorPassphrase = None,
+    data: Data = DEFAULT_DATA,
+    json: Json = False,
+) -> None:
+    """Give a node's shards to another one, and retire it. It may be down, or lost."""
+    from quorate.client import AdminClient
+    from quorate.local import operator as acts
+
+    hub = AdminClient(Layout.at(data).admin_socket)
+    known = {node["name"] for node in asyncio.run(hub.status())["nodes"]}
+    if name not in known:
+        raise BadInput(f"there is no node {name}", remedy="see `quorate node list`")
+
+    def key() -> Any:
+        return acts.open_key(operator_directory(data, operator), operator_passphrase)
+
+    other = by if by is not None else _add(data)
+    for made in asyncio.run(acts.replace(key, hub, name, other)):
+        say(f"  {made['name']}: epoch {made['epoch']}, {made['threshold']} of {made['shards']}")
+    version, kept = _retire(data, key, name)
+    text = f"{other} is in the place of {name}, which is retired; roster {version}"
+    result({"name": name, "by": other, "roster_version": version}, as_json=json, text=text)
+    _tell_kept(kept)
+
+
+@command(app, "retire", "quorate node retire node-2")
+def retire(
+    name: Name,
+    operator: OperatorDir = None,
+    operator_passphrase: OperatorPassphrase = None,
+    data: Data = DEFAULT_DATA,
+    json: Json = False,
+) -> None:
+    """Take a node that holds no shards out of the fleet, for good: neither its name nor its keys come back."""
+    from quorate.local import operator as acts
+
+    version, kept = _retire(
+        data, lambda: acts.open_key(operator_directory(data, operator), operator_passphrase), name
+    )
+    text = f"{name} is retired; roster {version}"
+    result({"name": name, "roster_version": version}, as_json=json, text=text)
+    _tell_kept(kept)
+
+
 @command(app, "start", "quorate node start node-2")
 def start(name: Name, data: Data = DEFAULT_DATA, json: Json = False) -> None:
     """Start a node of this machine that is down; returns when it is ready."""
@@ -231,6 +291,40 @@ def stop(
     elif processes.stop([layout.node(name)]):
         say(f"{name} did not stop in time and was killed")
     result({"name": name, "stopped": True}, as_json=json, text=f"{name} is stopped")
+
+
+def _add(data: Path) -> str:
+    from quorate.local import fleet, shape
+
+    layout = Layout.at(data)
+    known = shape.read_shape(layout)
+    if known is None:
+        raise BadInput(
+            f"{layout.data} holds no fleet that `up` made",
+            remedy="on a machine of its own a node is made with `quorate node init`, `invite`, `enroll`, `approve`",
+        )
+    return asyncio.run(
+        fleet.add_node(
+            layout, known, lambda step: say(f"  {step.seconds:6.2f} s  {step.name}: {step.detail}")
+        )
+    )
+
+
+def _retire(data: Path, key: Callable[[], Any], name: str) -> tuple[int, Path | None]:
+    """The new roster's version, and where the node's directory is now, if it is on this machine."""
+    from quorate.client import AdminClient
+    from quorate.local import fleet, shape
+    from quorate.local import operator as acts
+
+    layout = Layout.at(data)
+    version = asyncio.run(acts.retire(key, AdminClient(layout.admin_socket), name))
+    known = shape.read_shape(layout)
+    return version, None if known is None else fleet.retire_here(layout, known, name)
+
+
+def _tell_kept(kept: Path | None) -> None:
+    if kept is not None:
+        say(f"its directory is {kept}: old shards may lie in it; destroy it once you need nothing of it")
 
 
 def _here(data: Path, name: str) -> Layout:

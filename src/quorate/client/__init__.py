@@ -72,12 +72,49 @@ class AdminClient:
         answer = await self._ask("POST", f"/v1/enrolments/{quote(name)}", {"entry": entry, "ca": authority})
         return int(answer["roster_version"])
 
+    async def retire(self, name: str, entry: bytes) -> int:
+        """Returns the new roster's version."""
+        answer = await self._ask("POST", f"/v1/nodes/{quote(name)}/retire", {"entry": entry})
+        return int(answer["roster_version"])
+
     async def create_domain(
-        self, charter: bytes, *, threshold: int, shards: int, nodes: list[str] | None = None
+        self,
+        charter: bytes,
+        *,
+        threshold: int,
+        shards: int,
+        nodes: list[str] | None = None,
+        refresh_every: int | None = None,
     ) -> dict[str, Any]:
         """The new domain's status, with the steps of its creation."""
-        asked = {"charter": charter, "threshold": threshold, "shards": shards, "nodes": nodes}
+        asked = {
+            "charter": charter,
+            "threshold": threshold,
+            "shards": shards,
+            "nodes": nodes,
+            "refresh_every": refresh_every,
+        }
         return dict(await self._ask("POST", "/v1/domains", asked))
+
+    async def refresh(self, domain: str) -> dict[str, Any]:
+        """The domain's status after its refresh, with the steps."""
+        return dict(await self._ask("POST", f"/v1/domains/{quote(domain)}/refresh", {}))
+
+    async def reshare(
+        self, domain: str, *, charter: bytes | None, threshold: int, shards: int, nodes: list[str] | None
+    ) -> dict[str, Any]:
+        """The domain's status after it was dealt to another committee, with the steps."""
+        asked = {"charter": charter, "threshold": threshold, "shards": shards, "nodes": nodes}
+        return dict(await self._ask("POST", f"/v1/domains/{quote(domain)}/reshare", asked))
+
+    async def abort(self, domain: str, reason: str) -> dict[str, Any]:
+        """`aborted`: whether there was an epoch change that could be given up."""
+        return dict(await self._ask("POST", f"/v1/domains/{quote(domain)}/abort", {"reason": reason}))
+
+    async def set_domain(self, domain: str, *, refresh_every: int) -> dict[str, Any]:
+        return dict(
+            await self._ask("POST", f"/v1/domains/{quote(domain)}/settings", {"refresh_every": refresh_every})
+        )
 
     async def charter(self, domain: str) -> bytes | None:
         answer = await self._ask("GET", f"/v1/domains/{quote(domain)}/charter")

@@ -11,10 +11,12 @@ import os
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 from quorate import _core
 from quorate.client import AdminClient
+from quorate.errors import HubUnreachable
 from quorate.host.files import replace_file
 from quorate.hub import setup as hub_setup
 from quorate.local import credentials, operator, ports, processes
@@ -120,6 +122,29 @@ async def start(layout: Layout, shape: Shape, progress: Progress) -> Fleet:
         return Fleet(layout, start_up.shape, start_up.started)
 
 
+async def add_node(layout: Layout, shape: Shape, progress: Progress) -> str:
+    """Makes, enrols and starts one more node of a fleet that is up; returns its name, which none had before."""
+    used = {node["name"] for node in (await AdminClient(layout.admin_socket).status())["nodes"]}
+    used |= {*shape.node_names, *layout.node_names()}
+    name = next(name for number in range(1, 1 << 16) if (name := f"node-{number}") not in used)
+    with processes.only_one(layout):
+        start_up = _StartUp(layout, shape.with_nodes([*shape.node_names, name]), progress)
+        await start_up.add(name)
+    return name
+
+
+def retire_here(layout: Layout, shape: Shape, name: str) -> Path | None:
+    """Stops a retired node of this machine; returns where its directory is now, None if it has none here."""
+    if name not in layout.node_names():
+        return None
+    processes.stop([layout.node(name)])
+    write_shape(layout, shape.with_nodes(each for each in shape.node_names if each != name))
+    to = layout.data / "retired" / name
+    to.parent.mkdir(mode=0o700, exist_ok=True)
+    layout.node(name).rename(to)
+    return to
+
+
 class _StartUp:
     """One run of `start`: the steps share these."""
 
@@ -141,7 +166,7 @@ class _StartUp:
                 await _all(self._enroll(key, name, prints, address) for name, prints in modules.items())
                 done(f"{len(modules)}, each entry signed by the operator key")
         await _all(self._start_node(name) for name in self.shape.node_names)
-        await self._until_heard()
+        await self._until_heard(self.shape.node_names)
         await self._domain(key)
         await self._access(key)
         async with self._step("KMS endpoint serves") as done:
@@ -150,6 +175,20 @@ class _StartUp:
                 raise processes.StartFailed("the KMS port", "does not accept", self.layout.log("node-1"))
             await self._until_live()
             done(f"https://localhost:{self.shape.port}, {self.shape.nodes} nodes behind it")
+
+    async def add(self, name: str) -> None:
+        """The steps of one more node."""
+        key = operator.open_key(self.layout.operator)
+        run = running(self.layout.hub)
+        if run is None:
+            raise HubUnreachable("adding a node")
+        modules = await self._make_modules()
+        async with self._step(f"{name} enrolled") as done:
+            await self._enroll(key, name, modules[name], f"{ports.HOST}:{run['enrol_port']}")
+            done("its entry signed by the operator key")
+        write_shape(self.layout, self.shape)
+        await self._start_node(name)
+        await self._until_heard([name])
 
     def _take_port(self) -> None:
         """Before anything is made; our own nodes, of a fleet that is partly up, may listen already."""
@@ -284,14 +323,14 @@ class _StartUp:
             if node.name == name:
                 await processes.until_ready(node, lambda run: bool(run["kms"]), deadline=self._deadline)
 
-    async def _until_heard(self) -> None:
-        """Until the hub counts every node live: a node knows of its link before the hub has heard of the node.
+    async def _until_heard(self, names: list[str]) -> None:
+        """Until the hub counts these nodes live: a node knows of its link before the hub has heard of the node.
 
         Then the hub has also taken up what its database lacked and they have shown it.
         """
         while True:
             live = {node["name"] for node in (await self._hub.status())["nodes"] if node["live"]}
-            silent = [name for name in self.shape.node_names if name not in live]
+            silent = [name for name in names if name not in live]
             if not silent:
                 return
             if time.monotonic() > self._deadline:

@@ -5,7 +5,7 @@ Not here: the hub's own checks, text for people. The key is opened for one act a
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -123,14 +123,16 @@ async def create_domain(
     *,
     threshold: int | None,
     shards: int | None,
+    floor: int | None = None,
+    refresh_every: int | None = None,
     lease: Lease = Lease(),
 ) -> dict[str, Any]:
     """Charters a domain over all holders of the fleet and has the hub create it.
 
-    Without `threshold`: ⌊n/2⌋+1; without `shards`: one for each holder. Returns the hub's answer.
+    Without `threshold`: ⌊n/2⌋+1; without `shards`: one for each holder; without `floor`, the least threshold that it
+    may ever have: this one. `refresh_every`: seconds. Returns the hub's answer.
     """
-    nodes = (await hub.status())["nodes"]
-    holders = [node["name"] for node in nodes if node["role"] == "holder"]
+    holders = _holders(await hub.status())
     indices = shards if shards is not None else len(holders)
     wanted = threshold if threshold is not None else indices // 2 + 1
     if not 2 <= wanted < indices <= 255:
@@ -141,7 +143,7 @@ async def create_domain(
     charter = key.charter(
         domain=name,
         allowed=[(holder, "holder") for holder in holders],
-        threshold_floor=wanted,
+        threshold_floor=wanted if floor is None else floor,
         mode="reconstruct",
         dealer="hub",
         uses_per_epoch=USES_PER_EPOCH,
@@ -151,7 +153,104 @@ async def create_domain(
         lease_uses=lease.uses,
         parent=await hub.charter(name),
     )
-    return await hub.create_domain(charter, threshold=wanted, shards=indices)
+    return await hub.create_domain(charter, threshold=wanted, shards=indices, refresh_every=refresh_every)
+
+
+async def reshare_domain(
+    open_key: Callable[[], _core.Operator],
+    hub: AdminClient,
+    name: str,
+    *,
+    threshold: int | None,
+    shards: int | None,
+    nodes: list[str] | None,
+    floor: int | None,
+) -> dict[str, Any]:
+    """Deals the same key to another committee; signs a new charter first where the present one does not allow it.
+
+    What is not given stays as it is. Returns the hub's answer.
+    """
+    status = await hub.status()
+    domain = next((each for each in status["domains"] if each["name"] == name), None)
+    known = await hub.charter(name)
+    if domain is None or known is None:
+        raise BadInput(f"there is no domain {name}", remedy="see `quorate domain list`")
+    holders, charter = _holders(status), _core.view_approved(known)
+    if unknown := sorted(set(nodes or ()) - set(holders)):
+        raise BadInput(
+            f"no holder of this fleet is called {', '.join(unknown)}", remedy="see `quorate node list`"
+        )
+    indices = shards if shards is not None else len(nodes) if nodes is not None else domain["shards"]
+    wanted = threshold if threshold is not None else domain["threshold"]
+    if not 2 <= wanted < indices <= 255:
+        raise BadInput(
+            f"a domain of {wanted} of {indices} shards is not possible ({len(holders)} holders in this fleet)",
+            remedy="take 2 ≤ threshold < shards ≤ 255, or enrol more nodes",
+        )
+    allowed = {entry["node"] for entry in charter["allowed"]}
+    signed = None
+    if not set(holders) <= allowed or floor not in (None, charter["threshold_floor"]):
+        limits = charter["limits"]
+        signed = open_key().charter(
+            domain=name,
+            allowed=[(holder, "holder") for holder in sorted(allowed | set(holders))],
+            threshold_floor=charter["threshold_floor"] if floor is None else floor,
+            mode=charter["mode"],
+            dealer=charter["dealer"],
+            uses_per_epoch=limits["uses_per_epoch"],
+            rate_per_second=limits["rate_per_second"],
+            burst=limits["burst"],
+            lease_seconds=limits["lease_seconds"],
+            lease_uses=limits["lease_uses"],
+            parent=known,
+        )
+    return await hub.reshare(name, charter=signed, threshold=wanted, shards=indices, nodes=nodes)
+
+
+def _holders(status: dict[str, Any]) -> list[str]:
+    return [
+        node["name"]
+        for node in status["nodes"]
+        if node["role"] == "holder" and node.get("standing", "active") == "active"
+    ]
+
+
+async def retire(open_key: Callable[[], _core.Operator], hub: AdminClient, name: str) -> int:
+    """Signs a node out of the fleet, for good; returns the new roster's version.
+
+    Raises `BadInput` for one that holds shards: they would be lost.
+    """
+    status = await hub.status()
+    node = next((each for each in status["nodes"] if each["name"] == name), None)
+    if node is None:
+        raise BadInput(f"there is no node {name}", remedy="see `quorate node list`")
+    if holds := [domain["name"] for domain in status["domains"] if name in _members(domain)]:
+        raise BadInput(
+            f"{name} holds shards of {', '.join(holds)}",
+            remedy=f"give them to another node first (`quorate node replace {name}`)",
+        )
+    return await hub.retire(name, open_key().retire(node["entry"]))
+
+
+async def replace(
+    open_key: Callable[[], _core.Operator], hub: AdminClient, name: str, by: str
+) -> list[dict[str, Any]]:
+    """Deals every domain in which node `name` has shards to `by` in its place. Returns the hub's answers."""
+    done = []
+    for domain in (await hub.status())["domains"]:
+        members = _members(domain)
+        if name in members:
+            nodes = sorted({by if node == name else node for node in members})
+            done.append(
+                await reshare_domain(
+                    open_key, hub, domain["name"], threshold=None, shards=None, nodes=nodes, floor=None
+                )
+            )
+    return done
+
+
+def _members(domain: dict[str, Any]) -> list[str]:
+    return [member["node"] for member in domain.get("members", [])]
 
 
 async def create_access(key: _core.Operator, hub: AdminClient, *, user: str, role: str) -> AccessPair:

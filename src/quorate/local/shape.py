@@ -5,7 +5,7 @@ Not here: where options come from (`cli.settings`), starting anything.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,8 @@ from quorate.errors import BadInput, QuorateError
 from quorate.host import formats
 from quorate.local.layout import Layout, read_json, write_json
 
-FORMAT = 1
-"""The version of `fleet.json`."""
+FORMAT = 2
+"""The version of `fleet.json`. Format 1 had no `names`: its nodes were never added or replaced."""
 _CHANGEABLE = ("log_format", "log_level")
 """Fields that a later `up` may change, and that a file of before they existed lacks."""
 
@@ -43,6 +43,8 @@ class Shape:
     account: str
     log_format: str = "text"
     log_level: str = "info"
+    names: tuple[str, ...] = ()
+    """The nodes, once some were added or replaced."""
 
     def __post_init__(self) -> None:
         if not 3 <= self.nodes <= 255 or not 2 <= self.threshold < self.nodes:
@@ -63,7 +65,11 @@ class Shape:
 
     @property
     def node_names(self) -> list[str]:
-        return [f"node-{number}" for number in range(1, self.nodes + 1)]
+        return list(self.names) or [f"node-{number}" for number in range(1, self.nodes + 1)]
+
+    def with_nodes(self, names: Iterable[str]) -> "Shape":
+        listed = tuple(names)
+        return replace(self, nodes=len(listed), names=listed)
 
 
 def read_shape(layout: Layout) -> Shape | None:
@@ -71,10 +77,13 @@ def read_shape(layout: Layout) -> Shape | None:
     found = read_json(layout.shape)
     if found is None:
         return None
-    formats.check(layout.shape, found.get("format"), FORMAT)
+    if found.get("format") != 1:
+        formats.check(layout.shape, found.get("format"), FORMAT)
+    later = (*_CHANGEABLE, "names")
     try:
-        told = {field: found[field] for field in Shape.__dataclass_fields__ if field not in _CHANGEABLE}
-        return Shape(**told, **{field: found[field] for field in _CHANGEABLE if field in found})
+        told = {field: found[field] for field in Shape.__dataclass_fields__ if field not in later}
+        changed = {field: found[field] for field in _CHANGEABLE if field in found}
+        return Shape(**told, **changed, names=tuple(found.get("names", ())))
     except (KeyError, TypeError) as why:
         raise BadInput(
             f"{layout.shape} lacks {why}",
