@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import cold
+import epochs
 import load
 import uvloop
 import warm
@@ -48,6 +49,7 @@ async def measure(peer: Path | None, sessions: int, seconds: float) -> dict[str,
             result["warm"] = await warm.measure(layout, endpoint, peer, seconds)
             result["resident_kib"] = resident(layout)
             result["cold_ms"] = await cold.measure(layout, endpoint, sessions)
+            result["epochs_ms"] = await epochs.measure(layout)
         finally:
             await asyncio.to_thread(processes.stop_all, layout)
     return result
@@ -108,6 +110,10 @@ def figures(result: dict[str, Any]) -> list[Figure]:
             Figure(f"{what}: what it costs, once", max(0.0, took["first"] - took["usual"]), "ms", 250)
         )
         rows.append(Figure("  the Decrypts after it, p50", took["later"], "ms"))
+    for size, most in (("3 of 5", 150), ("10 of 19", 1500)):
+        took = result["epochs_ms"][size]
+        rows.append(Figure(f"epoch change, {size}, p50", took["p50"], "ms", most))
+        rows.append(Figure("  the slowest", took["max"], "ms"))
     if peer is not None:
         ratio = many["rate"] / peer["rate"]
         rows.insert(

@@ -113,7 +113,7 @@ RULES = rules()
 
 
 def test_the_sources_are_read() -> None:
-    assert len(RECORDS) == 34
+    assert len(RECORDS) == 35
     assert RECORDS["seat"] == (None, [("index", "share-index"), ("node", "node-id"), ("role", "role")])
     assert RECORDS["closed"][1][-1] == ("culprits", "[* share-index]")
 

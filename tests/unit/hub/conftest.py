@@ -13,6 +13,8 @@ import pytest
 from quorate import _core
 from quorate.audit.append import AuditLog
 from quorate.hsm import Hsm
+from quorate.hub import epochs as epoch_changes
+from quorate.hub.changes import Changes
 from quorate.hub.enrolment import Enrolments
 from quorate.hub.epochs import Domain, Epochs
 from quorate.hub.journal import Journal
@@ -75,6 +77,7 @@ class Parts:
     nodes: Nodes
     records: Records
     epochs: Epochs
+    changes: Changes
     enrolments: Enrolments
     modules: dict[str, _core.Module] = field(default_factory=dict)
     committed: list[Domain] = field(default_factory=list)
@@ -118,10 +121,19 @@ class Parts:
         return answer
 
     def heartbeat(self, name: str, *, sequence: int = 0) -> None:
+        """It is live, and says which epochs it is in."""
         node = NodeId(name)
         self.fleet.up.add(node)
         self.nodes.greeted(node)
-        self.nodes._on_heartbeat(node, ["ready", True, 0, 0, sequence, 1, []])
+        epochs: list[Any] = []
+        retired: dict[str, list[int]] = {}
+        for each in self.modules[name].epochs() if name in self.modules else ():
+            if each["state"] == "current":
+                here = each["configuration"] if each["indices"] else b""
+                epochs.append([each["domain"], each["epoch"], here])
+            if each["state"] == "retired":
+                retired.setdefault(each["domain"], []).append(each["epoch"])
+        self.nodes._on_heartbeat(node, ["ready", True, 0, 0, sequence, 1, epochs, list(retired.items())])
 
     def charter(self, domain: str, *names: str) -> bytes:
         return self.operator.charter(
@@ -146,7 +158,7 @@ class Parts:
 Work = Callable[[Parts], Coroutine[Any, Any, None]]
 
 
-async def _with_parts(directory: Path, work: Work) -> None:
+async def with_parts(directory: Path, work: Work) -> None:
     operator = _core.Operator.create(
         directory / "operator", region="us-east-1", account="000000000000", not_before=NOW - 60
     )
@@ -172,6 +184,7 @@ async def _with_parts(directory: Path, work: Work) -> None:
     records = Records(hsm, any_fleet, journal, database, nodes, lambda: parts.wall)
     committed: list[Domain] = []
     epochs = Epochs(hsm, any_fleet, journal, database, nodes, committed.append)
+    changes = Changes(epochs, database, nodes)
     strangers: list[str] = []
     enrolments = Enrolments(
         hsm,
@@ -182,14 +195,17 @@ async def _with_parts(directory: Path, work: Work) -> None:
         on_stranger=lambda code, _: strangers.append(code),
     )
     parts = Parts(
-        directory, operator, hub, database, audit, hsm, fleet, nodes, records, epochs, enrolments,
+        directory, operator, hub, database, audit, hsm, fleet, nodes, records, epochs, changes,
+        enrolments,
         committed=committed, strangers=strangers,
     )  # fmt: skip
     try:
         await records.load()
         await epochs.load()
-        await work(parts)
+        async with asyncio.timeout(60):  # what waits for a message that never comes fails
+            await work(parts)
     finally:
+        await changes.close()
         for task in fleet.tasks:
             task.cancel()
         await asyncio.gather(*fleet.tasks, return_exceptions=True)
@@ -204,11 +220,17 @@ async def _with_parts(directory: Path, work: Work) -> None:
         hsm.close()
 
 
+@pytest.fixture(autouse=True)
+def _no_spacing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Changes follow one another at once."""
+    monkeypatch.setattr(epoch_changes, "SPACING_SECONDS", 0.0)
+
+
 @pytest.fixture
 def with_hub(tmp_path: Path) -> Callable[[Work], None]:
     """Runs a coroutine with the parts of a fresh hub."""
 
     def run(work: Work) -> None:
-        asyncio.run(_with_parts(tmp_path, work))
+        asyncio.run(with_parts(tmp_path, work))
 
     return run

@@ -22,6 +22,7 @@ from quorate.hub.backup import backup, restore
 from quorate.hub.directory import Directory
 from quorate.store import snapshot
 from quorate.store.database import Database
+from quorate.store.schema import SCHEMAS
 
 NOW = datetime(2026, 1, 31, 23, 59, 59, tzinfo=UTC)
 LATER = datetime(2026, 2, 1, tzinfo=UTC)
@@ -84,7 +85,7 @@ def packed(data: Path, target: Path, change: Callable[[sqlite3.Connection], Any]
     names = ["hub.db", *backups._PUBLIC]
     sizes = tuple((name, part.stat().st_size) for name, part in zip(names, parts, strict=True))
     fleet = _core.view_approved((hub / "fleet-info").read_bytes())["fleet"]
-    backups._pack(target, backups.Header(fleet, "0001", "now", "0", sizes), parts)
+    backups._pack(target, backups.Header(fleet, SCHEMAS[-1], "now", "0", sizes), parts)
     return target
 
 
@@ -98,7 +99,7 @@ def test_a_backup_is_one_private_file_without_a_key(data: Path, tmp_path: Path) 
     header = backup(data, target, now=NOW)
     assert stat.S_IMODE(target.stat().st_mode) == 0o600
     assert [path.name for path in target.parent.iterdir()] == ["hub.backup"]
-    assert (header.time, header.schema) == ("2026-01-31T23:59:59Z", "0001")
+    assert (header.time, header.schema) == ("2026-01-31T23:59:59Z", SCHEMAS[-1])
     content = target.read_bytes()
     assert b"kept" in content
     hub = data / "hub"

@@ -1,6 +1,7 @@
 """A domain's first epoch with real modules: to its commit, refused, cut short, and one at a time."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,7 +10,8 @@ from tests.unit.hub.members import NAMES, TWO_OF_THREE, Members, create, enrol_a
 from quorate import _core
 from quorate.errors import BadInput
 from quorate.host.dispatch import Dropped
-from quorate.hub.epochs import DomainExists, EpochAborted, Epochs, NotEnoughHolders
+from quorate.hub.changes import Changes, DomainExists, NotEnoughHolders
+from quorate.hub.epochs import EpochAborted, Epochs
 from quorate.ids import DomainId, NodeId
 from quorate.store.database import Database
 
@@ -23,7 +25,9 @@ def test_domain_is_committed_and_every_member_holds_its_shard(with_hub: Run) -> 
         await Members(hub).run_until(creating)
         domain, steps = await creating
         assert (domain.epoch, domain.threshold, [index for index, _ in domain.shards]) == (1, 2, [1, 2, 3])
-        assert [step["step"] for step in steps][-1] == "closed"
+        assert [step["step"] for step in steps] == [
+            "planned", "keys", "dealt", "prepared", "committed", "activated",
+        ]  # fmt: skip
         for name in NAMES:
             (held,) = hub.modules[name].epochs()
             assert (held["state"], held["configuration"]) == ("current", domain.configuration)
@@ -66,8 +70,7 @@ def test_refusal_of_a_member_aborts_burns_the_number_and_names_the_reason(with_h
         await hub.fleet.settle()
         assert DomainId("payroll") not in hub.epochs.domains
 
-        members = Members(hub)
-        members.taken = len(hub.fleet.posted)
+        members = Members(hub, hub.epochs)
         again = create(hub, charter)
         await members.run_until(again)
         assert (await again)[0].epoch == 2
@@ -122,7 +125,6 @@ def test_creation_that_a_restart_cut_short_is_aborted_or_finished(with_hub: Run,
             hub.hsm, hub.fleet, hub.enrolments._journal, hub.database, hub.nodes, hub.committed.append
         )
         members = Members(hub, restarted)
-        members.taken = len(hub.fleet.posted)
         await restarted.load()
         for name in NAMES:
             restarted.node_changed(NodeId(name))
@@ -198,14 +200,17 @@ def test_an_epoch_that_k_members_show_is_adopted_and_survives_a_restart(with_hub
         epochs, configuration = await with_an_older_database(hub)
         await epochs.load()
         before = len(hub.committed)
-        await epochs._on_current(NodeId("a"), [configuration])
-        await epochs._on_current(NodeId("a"), [configuration])
+        _, receipts = hub.modules["a"].commit_certificate("payroll")
+        await epochs._on_current(NodeId("a"), [configuration, receipts])
+        await epochs._on_current(NodeId("a"), [configuration, receipts[:1]])
         assert DomainId("payroll") not in epochs.domains, "one member is no proof"
-        await epochs._on_current(NodeId("c"), [configuration])
+        await epochs._on_current(NodeId("c"), [configuration, []])
         adopted = epochs.domains[DomainId("payroll")]
-        assert adopted == hub.epochs.domains[DomainId("payroll")]
+        assert adopted == replace(hub.epochs.domains[DomainId("payroll")], at=adopted.at)
+        (row,) = await hub.olders[0].attempts()
+        assert _core.decode(row.receipts) == receipts
         assert hub.committed[before:] == [adopted]
-        await epochs._on_current(NodeId("b"), [configuration])
+        await epochs._on_current(NodeId("b"), [configuration, []])
         assert hub.committed[before:] == [adopted], "once"
         assert "epoch" in hub.audited()
 
@@ -215,7 +220,9 @@ def test_an_epoch_that_k_members_show_is_adopted_and_survives_a_restart(with_hub
         await again.load()
         assert again.domains[DomainId("payroll")] == adopted
         with pytest.raises(DomainExists):
-            again.check_creation(hub.charter("payroll", *NAMES), TWO_OF_THREE, None)
+            Changes(again, hub.olders[0], hub.nodes).check_creation(
+                hub.charter("payroll", *NAMES), TWO_OF_THREE, None
+            )
 
     with_hub(work)
 
@@ -224,7 +231,7 @@ def test_what_is_shown_before_the_database_is_read_counts_afterwards(with_hub: R
     async def work(hub: Any) -> None:
         epochs, configuration = await with_an_older_database(hub)
         for name in ("a", "b"):
-            await epochs._on_current(NodeId(name), [configuration])
+            await epochs._on_current(NodeId(name), [configuration, []])
         assert not epochs.domains
         await epochs.load()
         assert DomainId("payroll") in epochs.domains
@@ -238,7 +245,7 @@ def test_what_the_database_knows_is_not_adopted_again(with_hub: Run) -> None:
         (before,) = await hub.database.attempts()
         committed = list(hub.committed)
         for name in NAMES:
-            await hub.epochs._on_current(NodeId(name), [configuration])
+            await hub.epochs._on_current(NodeId(name), [configuration, []])
         assert await hub.database.attempts() == [before]
         assert hub.committed == committed
 
@@ -255,12 +262,12 @@ def test_a_configuration_that_the_hub_did_not_sign_is_not_counted(with_hub: Run)
         receipt = hub.modules["a"].prepare(held["statement"], [], [])[0]
         for name in NAMES:
             with pytest.raises(_core.CoreError):
-                await epochs._on_current(NodeId(name), [bytes(forged)])
+                await epochs._on_current(NodeId(name), [bytes(forged), []])
             with pytest.raises(Dropped):
-                await epochs._on_current(NodeId(name), [receipt])
+                await epochs._on_current(NodeId(name), [receipt, []])
         for stranger in ("hub", "nobody"):  # who holds no index of it
-            await epochs._on_current(NodeId(stranger), [configuration])
-        await epochs._on_current(NodeId("a"), [configuration])
+            await epochs._on_current(NodeId(stranger), [configuration, []])
+        await epochs._on_current(NodeId("a"), [configuration, []])
         assert not epochs.domains
 
     with_hub(work)

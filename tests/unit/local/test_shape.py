@@ -7,7 +7,7 @@ import pytest
 
 from quorate.errors import BadInput, DataDirectoryMismatch, NewerFormat
 from quorate.local.layout import Layout, in_order
-from quorate.local.shape import DEFAULT, ShapeChanged, Wanted, read_shape, settle, write_shape
+from quorate.local.shape import DEFAULT, FORMAT, ShapeChanged, Wanted, read_shape, settle, write_shape
 
 
 def test_nothing_asked_is_the_default_and_then_what_is_there(tmp_path: Path) -> None:
@@ -76,10 +76,29 @@ def test_a_directory_of_somebody_else_is_refused(tmp_path: Path) -> None:
         settle(Layout.at(tmp_path), Wanted())
 
 
+def test_fleet_of_the_first_format_has_the_nodes_that_it_began_with(tmp_path: Path) -> None:
+    layout = Layout.at(tmp_path)
+    write_shape(layout, DEFAULT)
+    found = json.loads(layout.shape.read_text())
+    found.pop("names")
+    layout.shape.write_text(json.dumps(found | {"format": 1}))
+    assert read_shape(layout) == DEFAULT
+    assert DEFAULT.node_names[0] == "node-1"
+
+
+def test_nodes_that_were_added_or_replaced_are_kept_by_name(tmp_path: Path) -> None:
+    layout = Layout.at(tmp_path)
+    names = ["node-1", "node-3", "node-4", "node-9"]
+    write_shape(layout, DEFAULT.with_nodes(names))
+    found = read_shape(layout)
+    assert found is not None
+    assert (found.node_names, found.nodes) == (names, 4)
+
+
 def test_another_format_is_refused(tmp_path: Path) -> None:
     layout = Layout.at(tmp_path)
     write_shape(layout, DEFAULT)
-    layout.shape.write_text(json.dumps(json.loads(layout.shape.read_text()) | {"format": 2}))
+    layout.shape.write_text(json.dumps(json.loads(layout.shape.read_text()) | {"format": FORMAT + 1}))
     with pytest.raises(NewerFormat, match="written by a newer Quorate"):
         read_shape(layout)
 

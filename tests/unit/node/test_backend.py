@@ -40,7 +40,8 @@ class Node:
         self.result: Result | Exception = Result("ok", "")
         module: Any = SimpleNamespace(encrypt=self._encrypt, lease=self._lease, revise_key=self._revise)
         sessions: Any = SimpleNamespace(lease=self._open, used=self._used)
-        epochs: Any = SimpleNamespace(current={DOMAIN: SimpleNamespace()} if member else {})
+        current = {DOMAIN: SimpleNamespace(serves=member)}
+        epochs: Any = SimpleNamespace(current=current, serves=lambda domain: current[domain].serves)
         records: Any = SimpleNamespace(
             keys={KEY_ID: KEY}, aliases={}, allowed={DOMAIN: frozenset({NodeId("a")})}, propose=self._propose
         )

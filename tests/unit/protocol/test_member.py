@@ -1,4 +1,4 @@
-"""The member's side of an epoch's creation: one input, the whole step."""
+"""The member's side of an epoch change: one input, the whole step."""
 
 from dataclasses import replace
 
@@ -48,9 +48,23 @@ def test_later_plan_replaces_the_earlier_one_of_its_domain_only() -> None:
             member.PrepareCame(HASH, b"conf", (b"d",), ((1, 0, b"s"),)),
             member.Prepare(HASH, b"conf", (b"d",), ((1, 0, b"s"),)),
         ),
-        (member.CommitCame(HASH, b"conf", (b"r",)), member.Activate(HASH, b"conf", (b"r",))),
+        (
+            member.DealCame(HASH, b"plan", b"charter", (b"k1", b"k2")),
+            member.Deal(HASH, b"plan", b"charter", (b"k1", b"k2")),
+        ),
+        (
+            member.DealingsMade(HASH, ((b"d1", (b"s1", b"")), (b"d2", (b"s2", b"s3")))),
+            Send(HUB, "epoch/dealings", (HASH, [[b"d1", [b"s1", b""]], [b"d2", [b"s2", b"s3"]]])),
+        ),
+        (
+            member.CommitCame(HASH, b"conf", (b"r",), (b"d",)),
+            member.Activate(HASH, b"conf", (b"r",), (b"d",)),
+        ),
+        (member.EraseCame((b"r1", b"r2")), member.Erase((b"r1", b"r2"))),
         (member.Prepared((b"r1", b"r2")), Send(HUB, "epoch/prepared", ([b"r1", b"r2"],))),
-        (member.Activated((b"r1",)), Send(HUB, "epoch/activated", ([b"r1"],))),
+        (member.Activated(b"conf", (b"r1",)), Send(HUB, "epoch/activated", (b"conf", [b"r1"]))),
+        (member.Activated(b"conf", ()), Send(HUB, "epoch/activated", (b"conf", []))),
+        (member.Erased(b"erased"), Send(HUB, "epoch/erased", (b"erased",))),
         (
             member.ModuleRefused(HASH, "bad_share", "why", ("hub",)),
             Send(HUB, "epoch/refused", (HASH, "bad_share", "why", ["hub"])),
@@ -63,3 +77,9 @@ def test_step_without_a_change_of_state(event: member.Event, action: member.Acti
 
 def test_abort_forgets_the_plan_here_and_in_the_module() -> None:
     assert WITH_PLAN.handle(member.AbortCame(HASH)) == Step(Member(), (member.Forget(HASH),))
+
+
+def test_repeated_order_to_deal_is_the_modules_to_refuse() -> None:
+    deal = member.DealCame(HASH, b"plan", b"charter", (b"k1",))
+    once = WITH_PLAN.handle(deal)
+    assert once.state.handle(deal) == once

@@ -111,16 +111,69 @@ def test_refusal_of_the_hub_ends_the_session() -> None:
     assert step == Step(over, (Abandon(S1, "refused"), Ended(S1, (7,), failure)))
 
 
-def test_stale_epoch_starts_once_again_and_not_twice() -> None:
-    stale = requester.Refused(S1, "wrong_epoch", "epoch 2 is current")
-    step = at(OPEN).handle(stale, NOW + 0.9)
-    again = replace(OPENING, deadline=NOW + TOTAL, asked=NOW + 0.9, restarted=True)
-    past = {S1: Past(frozenset())}
+STALE = requester.Refused(S1, "wrong_epoch", "epoch 2 is current")
+WAITING = replace(OPENING, stale=True)
+"""Its session was refused as one of an epoch that is over."""
+
+
+def test_session_of_an_epoch_that_is_over_waits_for_the_next_epoch() -> None:
+    step = at(replace(CALLED, culprits=((2, B),))).handle(STALE, NOW + 0.9)
+    past = {S1: Past(frozenset({A, B}))}
+    waiting = replace(WAITING, culprits=((2, B),))
+    assert step == Step(at(waiting, past=past), (Abandon(S1, "refused"),))
+    assert step.state.wake == NOW + ATTEMPT
+
+
+def test_next_epoch_opens_the_session_that_waits_for_it() -> None:
+    step = at(WAITING).handle(requester.EpochChanged(), NOW + 0.9)
+    again = replace(OPENING, asked=NOW + 0.9, deadline=NOW + TOTAL)
+    assert step == Step(at(again), (Open(),))
+    early = at(WAITING).handle(requester.EpochChanged(), NOW + 0.1)
+    assert early.state.attempt == replace(again, asked=NOW + 0.1, deadline=NOW + 0.1 + ATTEMPT)
+
+
+def test_next_epoch_begins_a_session_in_the_old_one_again() -> None:
+    step = at(replace(CALLED, have=1, need=2)).handle(requester.EpochChanged(), NOW + 0.2)
+    again = replace(OPENING, asked=NOW + 0.2, deadline=NOW + 0.2 + ATTEMPT)
+    past = {S1: Past(frozenset({A, B}))}
     assert step == Step(at(again, past=past), (Abandon(S1, "refused"), Open()))
 
-    second = at(replace(again, session=S2)).handle(replace(stale, session=S2), NOW + 1.0)
-    failure = Unavailable("wrong_epoch", "epoch 2 is current")
-    assert second.do == (Abandon(S2, "refused"), Ended(S2, (7,), failure))
+
+def test_n48_late_answer_of_the_old_epoch_is_not_taken_in_the_new_one() -> None:
+    over = at(OPEN).handle(requester.EpochChanged(), NOW).state
+    for late in (requester.AnswerCame(S1, C, 3, b"answer"), requester.Received(S1, 2, 2, closed=b"c"), STALE):
+        assert over.handle(late, NOW) == Step(over)
+
+
+@pytest.mark.parametrize("state", [IDLE, at(OPENING)], ids=["idle", "opening"])
+def test_next_epoch_is_nothing_to_one_that_has_no_session_in_the_old(state: Requester) -> None:
+    assert state.handle(requester.EpochChanged(), NOW) == Step(state)
+
+
+def test_need_shares_the_session_that_waits_for_the_next_epoch() -> None:
+    step = at(WAITING).handle(requester.Needed(8), NOW + 0.5)
+    assert step == Step(at(replace(WAITING, waiters=(7, 8))))
+
+
+def test_epoch_that_does_not_come_fails_its_waiters_at_the_deadline() -> None:
+    assert at(WAITING).handle(requester.TimePassed(), NOW + ATTEMPT - 0.01) == Step(at(WAITING))
+    step = at(WAITING).handle(requester.TimePassed(), NOW + ATTEMPT)
+    failure = Unavailable("wrong_epoch", "another epoch of payroll is current, and did not come here")
+    assert step == Step(IDLE, (Ended(None, (7,), failure),))
+
+
+def test_epochs_that_follow_each_other_do_not_move_the_end() -> None:
+    state, now = at(OPEN), NOW
+    for number in range(3, 9):
+        now += 0.2
+        session = SessionId(b"%d" % number * 16)
+        state = state.handle(requester.EpochChanged(), now).state
+        assert state.attempt is not None
+        assert state.attempt.deadline == min(now + ATTEMPT, NOW + TOTAL)
+        state = state.handle(requester.Opened(session, b"request"), now).state
+    failed = state.handle(requester.TimePassed(), NOW + TOTAL).do[-1]
+    assert isinstance(failed, Ended)
+    assert failed.waiters == (7,)
 
 
 def test_lost_hub_fails_at_once() -> None:

@@ -11,12 +11,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from alembic import op
+from alembic import command, op
 from alembic.script import ScriptDirectory
+from sqlalchemy import create_engine, text
 
+from quorate import _core
 from quorate.errors import BadInput, DataDirectoryMismatch, NewerFormat, StorageFailed
 from quorate.store.database import (
     SPENT_SECONDS,
+    AttemptRow,
     Conflict,
     Database,
     Spent,
@@ -74,7 +77,9 @@ def test_empty_directory_gets_a_private_database_in_wal_mode(path: Path) -> None
         tables = {name for (name,) in plain.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
         assert plain.execute("PRAGMA journal_mode").fetchone() == ("wal",)
     plain.close()
-    assert {"meta", "tokens", "enrolments", "records", "spent", "attempts"} <= tables
+    assert {
+        "meta", "tokens", "enrolments", "records", "spent", "attempts", "erasures", "domains",
+    } <= tables  # fmt: skip
 
 
 def test_what_was_written_is_there_after_reopening(path: Path) -> None:
@@ -339,6 +344,135 @@ def test_attempts_keep_what_a_later_phase_does_not_name(path: Path) -> None:
         ]
         assert highest_epochs(rows) == {"d": 2, "e": 1}
         assert {domain: row.epoch for domain, row in current_epochs(rows).items()} == {"d": 2}
+
+    with_database(path, work)
+
+
+def test_committed_epochs_are_those_above_one_in_order(path: Path) -> None:
+    async def work(database: Database) -> None:
+        phases = {1: "closed", 2: "aborted", 3: "committed", 4: "closed", 5: "dealt"}
+        for epoch in (4, 1, 5, 3, 2):
+            row = {"phase": phases[epoch], "plan": b"p", "charter": b"c", "reason": "", "at": epoch}
+            await database.put_attempt("d", epoch, **row)
+        await database.put_attempt("e", 9, phase="closed", plan=b"p", charter=b"c", reason="", at=9)
+        for above, wanted in ((0, [1, 3, 4]), (1, [3, 4]), (3, [4]), (4, [])):
+            assert [(r.epoch, r.at) for r in await database.committed_after("d", above)] == [
+                (epoch, epoch) for epoch in wanted
+            ]
+
+    with_database(path, work)
+
+
+def test_last_erasure_of_each_node_is_kept(path: Path) -> None:
+    async def write(database: Database) -> None:
+        assert await database.erasures() == {}
+        await database.put_erasure("d", "a", 2, b"below 2")
+        await database.put_erasure("d", "b", 2, b"below 2")
+        await database.put_erasure("e", "a", 7, b"below 7")
+        await database.put_erasure("d", "a", 4, b"below 4")
+
+    async def read(database: Database) -> None:
+        assert await database.erasures() == {"d": {"a": 4, "b": 2}, "e": {"a": 7}}
+
+    with_database(path, write)
+    with_database(path, read)
+    with sqlite3.connect(path) as plain:
+        found = plain.execute("SELECT statement FROM erasures WHERE domain = 'd' AND node = 'a'").fetchall()
+    plain.close()
+    assert found == [(b"below 4",)]
+
+
+def test_interval_that_was_set_last_is_kept(path: Path) -> None:
+    async def write(database: Database) -> None:
+        assert await database.refresh_every() == {}
+        await database.put_refresh_every("d", 3600)
+        await database.put_refresh_every("e", 60)
+        await database.put_refresh_every("d", 0)
+
+    async def read(database: Database) -> None:
+        assert await database.refresh_every() == {"d": 0, "e": 60}
+
+    with_database(path, write)
+    with_database(path, read)
+
+
+# Schemas.
+
+
+FIRST_SCHEMA: list[tuple[str, int, str, bytes | None, bytes | None, bytes | None]] = [
+    ("d", 1, "aborted", None, None, None),
+    ("d", 2, "closed", b"dealing 2", None, _core.encode([b"r1", b"r2"])),
+    ("d", 3, "dealt", b"dealing 3", _core.encode([b"s1", b"s2", b"s3"]), None),
+]
+"""Attempts as the first schema had them: domain, epoch, phase, dealing, sealed, receipts."""
+
+
+def with_first_schema(path: Path) -> None:
+    """A database that the first version has left."""
+    engine = create_engine(f"sqlite:///{path}")
+    settings = configuration()
+    with engine.begin() as connection:
+        settings.attributes["connection"] = connection
+        command.upgrade(settings, "0001")
+        connection.execute(text("INSERT INTO meta VALUES ('fleet', :fleet)"), {"fleet": FLEET})
+        for domain, epoch, phase, dealing, sealed, receipts in FIRST_SCHEMA:
+            row = {
+                "domain": domain, "epoch": epoch, "phase": phase, "plan": b"plan %d" % epoch,
+                "charter": b"charter", "dealing": dealing, "sealed": sealed,
+                "configuration": b"conf %d" % epoch if dealing else None, "receipts": receipts, "reason": "why",
+            }  # fmt: skip
+            names = ", ".join(row)
+            values = ", ".join(f":{name}" for name in row)
+            connection.execute(text(f"INSERT INTO attempts ({names}) VALUES ({values})"), row)
+    engine.dispose()
+
+
+def test_attempts_of_the_first_schema_have_one_dealing_each(path: Path) -> None:
+    with_first_schema(path)
+
+    async def work(database: Database) -> None:
+        aborted, closed, dealt = await database.attempts()
+        assert aborted == AttemptRow(
+            "d", 1, "aborted", b"plan 1", b"charter", None, None, None, None, "why", aborted.at
+        )
+        assert closed == AttemptRow(
+            "d", 2, "closed", b"plan 2", b"charter", _core.encode([b"dealing 2"]), None, b"conf 2",
+            _core.encode([b"r1", b"r2"]), "why", closed.at,
+        )  # fmt: skip
+        assert dealt == AttemptRow(
+            "d", 3, "dealt", b"plan 3", b"charter", _core.encode([b"dealing 3"]),
+            _core.encode([[b"s1", b"s2", b"s3"]]), b"conf 3", None, "why", dealt.at,
+        )  # fmt: skip
+        assert (await database.erasures(), await database.refresh_every()) == ({}, {})
+        assert [row.epoch for row in await database.committed_after("d", 0)] == [2]
+
+    with_database(path, work)
+    with_database(path, work)  # once
+
+
+def test_crash_within_the_second_migration_leaves_the_first_schema(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_first_schema(path)
+
+    def cut_short(*_: object, **__: object) -> None:
+        raise RuntimeError("the power went")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(op, "create_table", cut_short)  # after the attempts were changed
+        with pytest.raises(RuntimeError, match="the power went"):
+            with_database(path, nothing)
+    with sqlite3.connect(path) as plain:
+        found = plain.execute("SELECT epoch, dealing FROM attempts").fetchall()
+        version = plain.execute("SELECT version_num FROM alembic_version").fetchall()
+    plain.close()
+    assert found == [(1, None), (2, b"dealing 2"), (3, b"dealing 3")]
+    assert version == [("0001",)]
+
+    async def work(database: Database) -> None:
+        assert [row.dealings for row in await database.attempts()] == [
+            None, _core.encode([b"dealing 2"]), _core.encode([b"dealing 3"]),
+        ]  # fmt: skip
 
     with_database(path, work)
 
