@@ -155,11 +155,10 @@ impl Fleet {
     /// The newest roster entry of a module.
     pub fn entry(&self, name: &str) -> Vec<u8> {
         let roster: RosterStatement = said(&self.hub.roster_bytes().expect("asked").expect("a roster"));
-        let entries = roster.entries.into_iter().map(|e| e.0);
-        entries
-            .filter(|e| statement::read_approved::<Entry>(e).expect("an entry").body().name.as_str() == name)
-            .next_back()
-            .expect("in the roster")
+        let named = |e: &Vec<u8>| {
+            statement::read_approved::<Entry>(e).expect("an entry").body().name.as_str() == name
+        };
+        roster.entries.into_iter().map(|e| e.0).rfind(named).expect("in the roster")
     }
 
     /// A module in this fleet's directory that has not enrolled.
