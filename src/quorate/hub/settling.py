@@ -124,8 +124,8 @@ class Settlings:
             rows = await self._database.committed_after(domain.value, known[0])
             missed = [committed(row) for row in rows if row.epoch <= epoch]
         else:
-            of = self._of[domain].committed
-            missed = [of] if of.epoch == epoch else [self._earlier[domain][epoch]]
+            there = [self._of[domain].committed, *self._earlier.get(domain, {}).values()]
+            missed = [each for each in there if each.epoch == epoch]
         for each in missed:
             self._send_commit(node, each)
 
