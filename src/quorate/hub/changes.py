@@ -7,6 +7,7 @@ Not here: how an epoch is made (`epochs`), what a charter allows (every module c
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -158,8 +159,9 @@ class Changes:
         return next(enough, current)
 
     def _order(self, purpose: str, source: "_Source", threshold: int, shards: tuple[Shard, ...]) -> Order:
-        """Dealt by the first k indices of `source` whose nodes are live and have their share."""
-        holders = self._holders(source)
+        """Dealt by k indices of `source` whose nodes are live and have their share, first those that never failed."""
+        failures = self._epochs.failures.get(source.domain, Counter())
+        holders = sorted(self._holders(source), key=lambda holder: failures[holder[0]])
         if len(holders) < source.threshold:
             raise NotEnoughHolders(
                 f"the next epoch of {source.domain} is dealt from {source.threshold} shards, and the holders of "
@@ -172,7 +174,7 @@ class Changes:
                 f"a change of {source.domain} waits for {needed} members, and {there} are live",
                 remedy="start those that are down, or reshare to others (`quorate domain reshare --nodes …`)",
             )
-        dealers = tuple(holders[: source.threshold])
+        dealers = tuple(sorted(holders[: source.threshold], key=lambda holder: holder[1]))
         charter = self._charter(source.domain)
         return Order(source.domain, charter, purpose, source.epoch, threshold, dealers, shards)
 
