@@ -10,7 +10,7 @@ beyond the charter (every module checks it).
 import asyncio
 import logging
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -145,6 +145,8 @@ class Epochs:
         self._shown: dict[bytes, set[int]] = {}
         self._certificates: dict[bytes, list[bytes]] = {}
         self.domains: dict[DomainId, Domain] = {}
+        self.failures: dict[DomainId, Counter[NodeId]] = {}
+        """Since the domain's last commit, whom an attempt broke down on, and how often: others deal first."""
         self.settlings = Settlings(hsm, fleet, journal, database, nodes, self._on_settled)
 
     def register(self, dispatch: Dispatch) -> None:
@@ -172,8 +174,26 @@ class Epochs:
             await self._adopt(configuration)
 
     @property
-    def creating(self) -> frozenset[DomainId]:
-        return frozenset(domain for domain in self._running if domain not in self.domains)
+    def creating(self) -> list[dict[str, Any]]:
+        """Domains whose first epoch is under way, as a domain's status tells of it."""
+        found = []
+        for domain, running in self._running.items():
+            if domain not in self.domains:
+                plan = _core.view(running.attempt.plan.statement)
+                found.append(
+                    {
+                        "name": domain.value,
+                        "mode": plan["mode"],
+                        "threshold": plan["threshold"],
+                        "shards": len(plan["committee"]),
+                        "epoch": 0,
+                        "live": 0,
+                        "margin": -plan["threshold"],
+                        "erasure_debt": 0,
+                        "state": "creating",
+                    }
+                )
+        return found
 
     def is_busy(self, domain: DomainId) -> bool:
         return domain in self._running or domain in self._planning
@@ -396,8 +416,11 @@ class Epochs:
     async def _drain(self, running: _Running) -> None:
         try:
             while running.events:
-                step = running.attempt.handle(running.events.popleft(), time.monotonic())
+                before, event = running.attempt, running.events.popleft()
+                step = before.handle(event, time.monotonic())
                 running.attempt = step.state
+                if step.state.phase is change.Phase.ABORTED:
+                    self.failures.setdefault(running.domain, Counter()).update(_failed(before, event))
                 await self._work(running, step.do)
         finally:
             running.working = False
@@ -494,6 +517,7 @@ class Epochs:
             row.at or 0,
         )
         self.domains[domain.domain] = domain
+        self.failures.pop(domain.domain, None)
         self._on_commit(domain)
 
     def _on_settled(self, domain: DomainId, epoch: int) -> None:
@@ -516,6 +540,16 @@ class Epochs:
             self._fleet.post(to, kind, *fields)
         except LinkDown as why:
             _log.info("%s could not be sent to %s, it gets it when it is back: %s", kind, to, why)
+
+
+def _failed(attempt: change.Attempt, event: change.Event) -> list[NodeId]:
+    """Whom the attempt broke down on: dealers that kept silent, or who refused or is to blame."""
+    match event:
+        case change.TimePassed() if attempt.dealing:
+            return list(attempt.waits_for)
+        case change.RefusedCame(sender, _, _, _, culprits):
+            return [node for node in attempt.plan.dealing if node == sender or node.value in culprits]
+    return []
 
 
 def _plan(statement: bytes, charter: bytes) -> change.Plan:

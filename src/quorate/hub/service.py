@@ -316,7 +316,7 @@ class Hub:
             "nodes": [self._node_status(entry) for entry in self._hsm.module.entries()],
             "domains": [
                 *(self._domain_status(domain) for domain in self._epochs.domains.values()),
-                *({"name": domain.value, "state": "creating"} for domain in self._epochs.creating),
+                *self._epochs.creating,
             ],
         }
 

@@ -88,6 +88,12 @@ def test_keys_that_another_node_sends_do_not_count(with_hub: Run) -> None:
         creating = create(hub, hub.charter("payroll", *NAMES))
         plans = await hub.fleet.until("epoch/plan", 3)
         plan, charter = plans[0][1]
+        assert hub.epochs.creating == [
+            {
+                "name": "payroll", "mode": "reconstruct", "threshold": 2, "shards": 3, "epoch": 0, "live": 0,
+                "margin": -2, "erasure_debt": 0, "state": "creating",
+            }
+        ]  # fmt: skip
         plan_hash = _core.view(plan)["hash"]
         for name in NAMES:  # all keys are sent by one node
             hub.epochs._on_keys(NodeId("a"), [plan_hash, hub.modules[name].accept_plan(plan, charter)])
