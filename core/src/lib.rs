@@ -3,7 +3,8 @@
 //! Map: `memory` (locked arena) · `encoding` (canonical CBOR) · `ids`, `error` (values every room
 //! shares) · `sharing/` (pure arithmetic) · `seal/` (HPKE, statements, fleet messages) · `vault/`
 //! (sealed store, key slots, roots) · `keys/` (export tokens, ciphertext blobs, request signatures) ·
-//! `module/` (commands, sessions, limits, leases) · `python` (the only file that knows `PyO3`).
+//! `module/` (commands, sessions, limits, leases) · `python` (the only file that knows `PyO3`, but for
+//! `python_testing`, which is never shipped).
 //!
 //! Not here: sockets, orchestration, anything that prints. No command returns a private key, a fleet
 //! key, a shard, a domain key or a backing key.
@@ -24,6 +25,8 @@ pub mod sharing;
 pub mod vault;
 
 mod python;
+#[cfg(feature = "testing")]
+mod python_testing;
 
 #[global_allocator]
 static ALLOCATOR: memory::ZeroizingAllocator = memory::ZeroizingAllocator;

@@ -53,7 +53,7 @@ fn raise(py: Python<'_>, e: &Error) -> PyErr {
 }
 
 /// Runs a command without holding the interpreter's lock.
-fn run<T: Send>(py: Python<'_>, command: impl FnOnce() -> Result<T> + Send) -> PyResult<T> {
+pub(crate) fn run<T: Send>(py: Python<'_>, command: impl FnOnce() -> Result<T> + Send) -> PyResult<T> {
     py.detach(|| wiping_stack(command)).map_err(|e| raise(py, &e))
 }
 
@@ -64,7 +64,7 @@ fn run_briefly<T>(py: Python<'_>, command: impl FnOnce() -> Result<T>) -> PyResu
 }
 
 /// Tells of a check that needs no secret and no waiting.
-fn check<T>(py: Python<'_>, r: Result<T>) -> PyResult<T> {
+pub(crate) fn check<T>(py: Python<'_>, r: Result<T>) -> PyResult<T> {
     r.map_err(|e| raise(py, &e))
 }
 
@@ -126,11 +126,11 @@ fn with_root<T>(file: Option<&PathBuf>, open: impl FnOnce(&Root<'_>) -> Result<T
     }
 }
 
-fn node(py: Python<'_>, name: &str) -> PyResult<NodeId> {
+pub(crate) fn node(py: Python<'_>, name: &str) -> PyResult<NodeId> {
     check(py, NodeId::new(name))
 }
 
-fn domain(py: Python<'_>, name: &str) -> PyResult<DomainId> {
+pub(crate) fn domain(py: Python<'_>, name: &str) -> PyResult<DomainId> {
     check(py, DomainId::new(name))
 }
 
@@ -138,7 +138,7 @@ fn array<const N: usize>(bytes: &[u8], what: &str) -> PyResult<[u8; N]> {
     bytes.try_into().map_err(|_| PyValueError::new_err(format!("{what} is {N} bytes, got {}", bytes.len())))
 }
 
-fn bytes<'py>(py: Python<'py>, data: &[u8]) -> Bound<'py, PyBytes> {
+pub(crate) fn bytes<'py>(py: Python<'py>, data: &[u8]) -> Bound<'py, PyBytes> {
     PyBytes::new(py, data)
 }
 
@@ -411,7 +411,7 @@ impl PyOperator {
 }
 
 #[pyclass(frozen, name = "Module", module = "quorate._core")]
-struct PyModule_(Module);
+pub(crate) struct PyModule_(pub(crate) Module);
 
 #[pymethods]
 impl PyModule_ {
@@ -989,5 +989,7 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(view_approved, m)?)?;
     m.add_function(wrap_pyfunction!(view_invitation, m)?)?;
     m.add_function(wrap_pyfunction!(write_tls_key, m)?)?;
+    #[cfg(feature = "testing")]
+    crate::python_testing::register(m)?;
     Ok(())
 }

@@ -40,7 +40,7 @@ fn sub_share_info(plan: &Signed<Plan>, dealer: &NodeId, seat: &Seat) -> Info {
     }
 }
 
-fn sealed_hash(sealed: &[u8]) -> Hash {
+pub fn sealed_hash(sealed: &[u8]) -> Hash {
     Hash(digest("quorate/v1/epoch/sealed-sub-share", sealed))
 }
 

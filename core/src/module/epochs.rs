@@ -228,6 +228,10 @@ impl State {
         for (id, value) in &secrets {
             changes.push(Change::PutSecret { table: store::SHARE, id, value: &**value });
         }
+        #[cfg(feature = "testing")]
+        if super::inspect::mistaken("receipt-unstored") {
+            changes.clear();
+        }
         self.commit(&changes)?;
         let mut held = HeldEpoch::open(configuration.clone(), EpochState::Pending, plan)?;
         for share in shares {
@@ -265,10 +269,19 @@ impl State {
             return fail(Code::OutsideCharter, "this epoch's threshold is below its charter's floor");
         }
         self.check_certificate(configuration, p, receipts)?;
-        // One that holds shares believes no later epoch that their holders did not deal (attacks N35, N69).
-        if self.epochs.get(&c.domain).is_some_and(|known| known.values().any(|h| h.state.is_committed())) {
+        // One that holds shares believes no later epoch that their holders did not deal (attacks N35, N69). One without
+        // has nothing to lose but the key's commitment, and may never have known the epoch that was dealt from.
+        let mut known = self.epochs.get(&c.domain).into_iter().flat_map(BTreeMap::values);
+        if known.clone().any(|h| h.state.is_committed() && !h.shares.is_empty()) {
             let from = self.dealt_epoch(p)?;
             self.check_configuration(configuration, &plan, from, dealings)?;
+        } else if let Some(current) = known.find(|h| h.state == EpochState::Current) {
+            if current.epoch() >= c.epoch {
+                return fail(Code::WrongEpoch, format!("epoch {} is current here", current.epoch()));
+            }
+            if current.configuration.body().commitments.constant() != c.commitments.constant() {
+                return fail(Code::BadCommitments, "this epoch would be one of another key");
+            }
         }
         let held = HeldEpoch::open(configuration.clone(), EpochState::Pending, p.clone())?;
         if self.burnt.get(&c.domain).is_none_or(|b| *b < c.epoch) {
@@ -287,6 +300,8 @@ impl State {
         let id = store::epoch_id(&domain, epoch);
         // Without a share in it, a replaced epoch is of no more use here.
         let stays = |h: &HeldEpoch| h.state.is_committed() && !h.shares.is_empty();
+        #[cfg(feature = "testing")]
+        let stays = |h: &HeldEpoch| stays(h) && !super::inspect::mistaken("erase-at-commit");
         let others = || known.iter().filter(|(e, _)| **e != epoch);
         let gone: Vec<Gone> =
             others().filter(|(_, h)| !stays(h)).map(|(e, h)| Gone::new(&domain, *e, h)).collect();
@@ -301,6 +316,10 @@ impl State {
         let mut changes = vec![Change::Put { table: store::EPOCH, id: &id, value: &record }];
         changes.extend(retired.iter().map(|(id, value)| Change::Put { table: store::EPOCH, id, value }));
         changes.extend(gone.iter().flat_map(Gone::changes));
+        #[cfg(feature = "testing")]
+        if super::inspect::mistaken("current-in-memory") {
+            changes.clear();
+        }
         self.commit(&changes)?;
         let known = self.epochs.entry(domain.clone()).or_default();
         known.retain(|e, h| *e == epoch || stays(h));
@@ -363,6 +382,8 @@ impl State {
             indices.insert(r.index);
         }
         let need = usize::from(plan.threshold) + usize::from(plan.margin);
+        #[cfg(feature = "testing")]
+        let need = if super::inspect::mistaken("few-receipts") { 1 } else { need };
         if indices.len() < need {
             return fail(
                 Code::NotEnoughShares,
@@ -402,6 +423,8 @@ impl State {
             return fail(Code::BadState, format!("this module's own share of epoch {epoch} is not here yet"));
         };
         let need = erase_quorum(&held.plan);
+        #[cfg(feature = "testing")]
+        let need = if super::inspect::mistaken("erase-early") { 1 } else { need };
         if indices.len() < need {
             let what = format!("the erase certificate holds {} of {need} receipts", indices.len());
             return fail(Code::NotEnoughShares, what);

@@ -14,6 +14,8 @@ mod enrolment;
 mod epochs;
 mod fleet;
 mod hub;
+#[cfg(feature = "testing")]
+pub mod inspect;
 mod lease;
 pub mod messages;
 pub mod operator;
@@ -41,6 +43,8 @@ use crate::clock::{BootClock, Clock};
 use crate::error::Result;
 use crate::ids::NodeId;
 use crate::rng::{CryptoRng, SystemRng};
+#[cfg(feature = "testing")]
+use crate::vault::Disk;
 use crate::vault::Root;
 use state::State;
 
@@ -88,6 +92,14 @@ impl Module {
         crate::keys::selftest::run()?;
         let Sources { clock, rng } = sources;
         Ok(Self::run(State::open(dir, root, rng, clock.now())?, clock))
+    }
+
+    /// As [`Module::open`], on a disk that can be made to fail.
+    #[cfg(feature = "testing")]
+    pub fn open_on(dir: &Path, root: &Root<'_>, sources: Sources, disk: &dyn Disk) -> Result<Self> {
+        crate::memory::lock_memory()?;
+        let Sources { clock, rng } = sources;
+        Ok(Self::run(State::open_on(dir, root, rng, clock.now(), disk)?, clock))
     }
 
     fn run(state: State, clock: Arc<dyn Clock>) -> Self {

@@ -139,6 +139,18 @@ impl State {
         Self::load(vault, rng, now)
     }
 
+    #[cfg(feature = "testing")]
+    pub fn open_on(
+        dir: &Path,
+        root: &Root<'_>,
+        mut rng: Box<dyn CryptoRng + Send>,
+        now: Duration,
+        disk: &dyn crate::vault::Disk,
+    ) -> Result<Self> {
+        let vault = Vault::open_on(dir, *root, &mut *rng, disk)?;
+        Self::load(vault, rng, now)
+    }
+
     fn load(mut vault: Vault, mut rng: Box<dyn CryptoRng + Send>, now: Duration) -> Result<Self> {
         let name: NodeId = stored(&must(&vault, store::IDENTITY, store::ONLY)?)?;
         let sign = SigningKey::from_seed(secret(&must(&vault, store::IDENTITY_KEYS, store::SIGN)?)?);
@@ -378,7 +390,7 @@ fn no_shard(domain: &DomainId) -> Error {
     Error::new(Code::NotAMember, format!("this module holds no shard of the current epoch of {domain}"))
 }
 
-fn read_configuration(bytes: &[u8]) -> Result<(Signed<Configuration>, Plan)> {
+pub fn read_configuration(bytes: &[u8]) -> Result<(Signed<Configuration>, Plan)> {
     let configuration: Signed<Configuration> = statement::read_unverified(bytes)?;
     let plan: Signed<Plan> = statement::read_unverified(&configuration.body().plan.0)?;
     Ok((configuration, plan.into_body()))

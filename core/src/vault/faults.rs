@@ -52,6 +52,7 @@ struct State {
     armed: Option<(usize, Fault, Unsynced)>,
     down: bool,
     reads_fail: bool,
+    lies: bool,
     requests: usize,
     files: Vec<Pages>,
 }
@@ -86,6 +87,11 @@ impl FaultyDisk {
     /// Lets every read fail with EIO from now on.
     pub fn fail_reads(&self) {
         self.state().reads_fail = true;
+    }
+
+    /// Lets every sync succeed from now on, and write nothing.
+    pub fn lie(&self) {
+        self.state().lies = true;
     }
 
     /// Stops the machine now.
@@ -164,6 +170,7 @@ impl State {
     fn sync(&mut self, at: usize) -> io::Result<()> {
         self.request()?;
         match self.strikes() {
+            None if self.lies => Ok(()),
             None => {
                 self.files[at].settle(Unsynced::Kept);
                 Ok(())

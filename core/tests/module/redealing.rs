@@ -304,6 +304,31 @@ fn n44_n51_a_member_that_was_away_learns_of_the_change_and_is_repaired() {
 }
 
 #[test]
+fn a_module_without_a_share_follows_over_an_epoch_that_it_never_knew() {
+    // node-6 learns of epoch 2, as one that has no index; epoch 3 is rebuilt from epoch 1.
+    let fleet = Fleet::ready();
+    let (second, certificate, _) = refresh(&fleet, 1, 2, &ALL);
+    assert!(activate(&fleet, &second, &certificate, &[6]).is_empty());
+    let third = deal(&fleet, order(Purpose::Repair, 1, 3, &[3, 4, 5]), &ALL);
+    let later = prepare(&fleet, &third, &ALL);
+    activate(&fleet, &third, &later, &ALL);
+    let mut other: Configuration = said(&third.configuration);
+    other.commitments = said::<Dealing>(&third.dealings[0]).commitments;
+    let other = fleet.forge("hub", other);
+    let hash = statement::hash_in(&other).expect("a statement");
+    let forged: Vec<Vec<u8>> = (1..=4)
+        .map(|n| {
+            let receipt = Prepared { configuration: hash, index: index(n), ..said(&later[0]) };
+            fleet.forge(&format!("node-{n}"), receipt)
+        })
+        .collect();
+    refused(fleet.node(6).activate(&other, &forged, &[]), Code::BadCommitments);
+    activate(&fleet, &third, &later, &[6]);
+    assert_eq!(states(&fleet, 6), [(3, EpochState::Current, 0)]);
+    refused(fleet.node(6).activate(&second.configuration, &certificate, &second.dealings), Code::WrongEpoch);
+}
+
+#[test]
 fn n35_a_member_without_the_new_share_keeps_the_old_one() {
     let fleet = Fleet::ready();
     let change = deal(&fleet, order(Purpose::Refresh, 1, 2, &[1, 2, 3]), &ALL);

@@ -1,0 +1,201 @@
+//! What a simulator sees of a vault, and what a thief of one can sign: in a testing build only.
+//!
+//! Here: the shards that a crash at this moment would leave, the key that they come to, forged statements, mistakes
+//! that modules make when a test of the tests wants them to.
+//! Not here: what must hold of them (`tests/simulation`); anything that a running module does.
+
+use std::fs::{self, DirBuilder};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::messages::{Activated, Configuration, Dealing, Erased, Prepared};
+use super::state::{array, read_configuration};
+use super::store::{self, EpochRecord, EpochState, stored};
+use crate::encoding::digest;
+use crate::error::{Code, Result, fail};
+use crate::ids::{DomainId, Epoch, Hash, NodeId, ShareIndex};
+use crate::memory::Secret;
+use crate::rng::SeededRng;
+use crate::seal::signing::SigningKey;
+use crate::seal::statement::{self, Statement, hash_in, read_unverified};
+use crate::sharing::{LagrangeCache, Share, Threshold, combine, verify_share};
+use crate::vault::faults::{FaultyDisk, Unsynced};
+use crate::vault::{Root, Vault};
+
+/// What `mistaken` may be asked for, each where the right thing is done otherwise.
+const MISTAKES: [&str; 6] = [
+    "receipt-unstored",
+    "few-receipts",
+    "erase-early",
+    "erase-at-commit",
+    "burn-in-memory",
+    "current-in-memory",
+];
+
+static MISTAKE: AtomicUsize = AtomicUsize::new(usize::MAX);
+
+/// Lets every module of this process make a mistake; "" for none. False for one that is not known.
+pub fn make_mistake(name: &str) -> bool {
+    let at = MISTAKES.iter().position(|known| *known == name);
+    MISTAKE.store(at.unwrap_or(usize::MAX), Ordering::SeqCst);
+    at.is_some() || name.is_empty()
+}
+
+pub fn mistaken(name: &str) -> bool {
+    MISTAKES.get(MISTAKE.load(Ordering::SeqCst)).is_some_and(|made| *made == name)
+}
+
+/// One shard as it lies on a medium.
+pub struct Shard {
+    pub domain: DomainId,
+    pub epoch: Epoch,
+    pub state: EpochState,
+    pub index: ShareIndex,
+    pub threshold: u8,
+    /// The configuration's hash.
+    pub configuration: Hash,
+    /// The commitment to the key, encoded.
+    pub constant: Vec<u8>,
+    /// It opens the commitment of its epoch to its index.
+    pub valid: bool,
+    share: Share,
+}
+
+/// Opens what lies on the medium of the vault in `dir`, as after a crash that lost every unsynced write. A module may
+/// have the vault open; nothing of it is changed.
+fn with_medium<T>(dir: &Path, look: impl FnOnce(&Vault) -> Result<T>) -> Result<T> {
+    let disk = FaultyDisk::default();
+    disk.lie(); // what the opening mends stays in memory
+    let vault = Vault::open_on(&window(dir)?, Root::KeyFile, &mut SeededRng::new(0), &disk)?;
+    let seen = look(&vault);
+    disk.crash(Unsynced::Lost);
+    seen
+}
+
+/// A directory whose files are those of `dir`, with a lock of its own.
+fn window(dir: &Path) -> Result<PathBuf> {
+    let window = dir.with_extension("window");
+    let make = || -> std::io::Result<()> {
+        if window.exists() {
+            return Ok(());
+        }
+        DirBuilder::new().mode(0o700).create(&window)?;
+        for entry in fs::read_dir(dir)? {
+            let entry = entry?;
+            fs::hard_link(entry.path(), window.join(entry.file_name()))?;
+        }
+        Ok(())
+    };
+    match make() {
+        Ok(()) => Ok(window),
+        Err(e) => fail(Code::Storage, format!("{}: {e}", window.display())),
+    }
+}
+
+/// The shards that are durable in the vault in `dir`.
+pub fn durable_shards(dir: &Path) -> Result<Vec<Shard>> {
+    with_medium(dir, |vault| {
+        let mut found = Vec::new();
+        for (_, bytes) in vault.list(store::EPOCH)? {
+            let record: EpochRecord = stored(&bytes)?;
+            let (configuration, plan) = read_configuration(&record.configuration.0)?;
+            let c = configuration.body();
+            for index in record.indices {
+                let id = store::share_id(&c.domain, c.epoch, index);
+                let Some(bytes) = vault.get(store::SHARE, &id)? else { continue };
+                let share = Share::from_bytes(index, &*array(&bytes)?)?;
+                found.push(Shard {
+                    domain: c.domain.clone(),
+                    epoch: c.epoch,
+                    state: record.state,
+                    index,
+                    threshold: plan.threshold,
+                    configuration: configuration.hash(),
+                    constant: crate::encoding::encode(c.commitments.constant()),
+                    valid: verify_share(&c.commitments, &share).is_ok(),
+                    share,
+                });
+            }
+        }
+        Ok(found)
+    })
+}
+
+/// A hash of the key that the first k shards of an epoch in these vaults combine to, checked against its commitment.
+pub fn key_of(dirs: &[PathBuf], domain: &DomainId, epoch: Epoch) -> Result<Hash> {
+    let mut found = Vec::new();
+    for dir in dirs {
+        found.extend(durable_shards(dir)?.into_iter().filter(|s| &s.domain == domain && s.epoch == epoch));
+    }
+    let Some(first) = found.first() else { return fail(Code::NotEnoughShares, "no shard of this epoch") };
+    let k = Threshold::new(u64::from(first.threshold))?;
+    let commitment = crate::encoding::decode(&first.constant)?;
+    let shares: Vec<&Share> = found.iter().take(usize::from(k.get())).map(|s| &s.share).collect();
+    let key = combine(&shares, k, &commitment, &mut LagrangeCache::default())?;
+    Ok(Hash(digest("quorate/testing/key", key.expose())))
+}
+
+/// Signs as the module whose vault lies in `dir`.
+pub struct Thief {
+    name: NodeId,
+    key: SigningKey,
+}
+
+impl Thief {
+    pub fn of(dir: &Path) -> Result<Self> {
+        with_medium(dir, |vault| {
+            let (name, key) =
+                (vault.get(store::IDENTITY, store::ONLY)?, vault.get(store::IDENTITY_KEYS, store::SIGN)?);
+            let (Some(name), Some(key)) = (name, key) else {
+                return fail(Code::BadState, "no identity here");
+            };
+            let key = SigningKey::from_seed(Secret::take_from(&mut *array::<32>(&key)?)?);
+            Ok(Self { name: stored(&name)?, key })
+        })
+    }
+
+    fn sign<T: Statement>(&self, fleet: crate::ids::FleetId, body: T) -> Vec<u8> {
+        statement::sign(body, &fleet, &self.name, &self.key).bytes().to_vec()
+    }
+
+    /// That `index` of this configuration is prepared.
+    pub fn prepared(&self, configuration: &[u8], index: ShareIndex) -> Result<Vec<u8>> {
+        let (c, hash) = said(configuration)?;
+        let body = Prepared { fleet: c.fleet, domain: c.domain, epoch: c.epoch, configuration: hash, index };
+        Ok(self.sign(c.fleet, body))
+    }
+
+    /// That this configuration is current for `index`.
+    pub fn activated(&self, configuration: &[u8], index: ShareIndex) -> Result<Vec<u8>> {
+        let (c, hash) = said(configuration)?;
+        let body = Activated { fleet: c.fleet, domain: c.domain, epoch: c.epoch, configuration: hash, index };
+        Ok(self.sign(c.fleet, body))
+    }
+
+    /// That nothing below this configuration's epoch is left.
+    pub fn erased(&self, configuration: &[u8]) -> Result<Vec<u8>> {
+        let (c, hash) = said(configuration)?;
+        let body = Erased { fleet: c.fleet, domain: c.domain, below: c.epoch, configuration: hash };
+        Ok(self.sign(c.fleet, body))
+    }
+
+    /// A dealing with other sealed sub-shares, or with the commitments of another one.
+    pub fn dealing(
+        &self,
+        dealing: &[u8],
+        sealed: &[Vec<u8>],
+        commitments_of: Option<&[u8]>,
+    ) -> Result<Vec<u8>> {
+        let mut body = read_unverified::<Dealing>(dealing)?.into_body();
+        body.sealed = sealed.iter().map(|s| super::dealings::sealed_hash(s)).collect();
+        if let Some(other) = commitments_of {
+            body.commitments = read_unverified::<Dealing>(other)?.into_body().commitments;
+        }
+        Ok(self.sign(body.fleet, body))
+    }
+}
+
+fn said(configuration: &[u8]) -> Result<(Configuration, Hash)> {
+    Ok((read_unverified::<Configuration>(configuration)?.into_body(), hash_in(configuration)?))
+}
