@@ -4,7 +4,7 @@ PY := .venv/bin/python
 FILE ?=
 export CARGO_TARGET_DIR := $(CURDIR)/core/target
 
-.PHONY: help setup demo test check rust bench soak attacks lock testing-core wheel clean
+.PHONY: help setup demo test check rust simulate mutants bench soak attacks lock testing-core wheel clean
 
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -36,6 +36,13 @@ test: check rust testing-core ## every test; CI calls exactly this
 bench: setup ## every promised figure, measured in one run: a table, and JSON (JSON=…, core/target/bench.json)
 	@scripts/bench-peer.sh
 	$(PY) bench/run.py --peer .venv/peer/bin/moto_server --json $(or $(JSON),core/target/bench.json)
+
+simulate: testing-core ## epoch changes under crashes, partitions and liars on virtual time (SCHEDULES=1000, SEED=1, JOBS=1, ALSO=all)
+	@PYTHONPATH=.venv/testing:. $(PY) -m tests.simulation \
+		--schedules $(or $(SCHEDULES),1000) --seed $(or $(SEED),1) --jobs $(or $(JOBS),1) --also "$(ALSO)"
+
+mutants: testing-core ## mistakes on purpose, each of which the simulator must find
+	@PYTHONPATH=.venv/testing:. $(PY) -m tests.simulation.mutants --schedules $(or $(SCHEDULES),200)
 
 soak: setup ## a fleet under checked load while nodes are killed (MINUTES=20, SEED=…, JSON=FILE)
 	$(PY) bench/soak.py --minutes $(or $(MINUTES),20) $(if $(SEED),--seed $(SEED)) $(if $(JSON),--json "$(JSON)")

@@ -1,0 +1,106 @@
+"""`python -m tests.simulation`: schedules from a seed on; one line at the end, exit code 1 if anything was violated.
+
+Here: arguments, progress, what a failure shows. Not here: schedules (`schedule`).
+"""
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Iterator
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+
+_SETTINGS = {"PYTHONHASHSEED": "0", "QUORATE_ALLOW_UNLOCKED_MEMORY": "1"}
+"""Sets are iterated in the order of their hashes: one seed is one trace only if these are the same."""
+
+
+def main() -> int:
+    arguments = _arguments()
+    if any(os.environ.get(name) != value for name, value in _SETTINGS.items()):
+        os.execve(
+            sys.executable, [sys.executable, "-m", "tests.simulation", *sys.argv[1:]], os.environ | _SETTINGS
+        )
+    from quorate import _core
+
+    if not _core.build_info()["testing"]:
+        print("this core has no `testing` feature: run `make testing-core`, and set PYTHONPATH=.venv/testing")
+        return 2
+    seeds = range(arguments.seed, arguments.seed + arguments.schedules)
+    began, done, committed, sessions, born, failed = time.monotonic(), 0, 0, 0, 0, []
+    for outcome in _outcomes(seeds, arguments.jobs, frozenset(arguments.also.split(","))):
+        done += 1
+        committed += outcome.committed
+        sessions += outcome.sessions
+        born += outcome.born_without_enough
+        if arguments.trace:
+            print(outcome.seed, outcome.trace)
+        if arguments.verbose:
+            print("\n".join(outcome.lines))
+        if outcome.violations:
+            failed.append(outcome)
+            if not arguments.verbose:
+                print("\n".join(outcome.lines[-arguments.lines :]))
+            print(f"seed {outcome.seed}: {'; '.join(outcome.violations)}")
+            also = f" ALSO={arguments.also}" if arguments.also else ""
+            print(f"again: make simulate SCHEDULES=1 SEED={outcome.seed}{also}", flush=True)
+            if len(failed) == arguments.failures:
+                break
+        if done % 100 == 0:
+            speed = done / (time.monotonic() - began)
+            print(
+                f"… {done} schedules, {speed:.1f} a second, {sessions} sessions, {born} began lost",
+                flush=True,
+            )
+    lost = sum(any(v.startswith("enough") for v in outcome.violations) for outcome in failed)
+    print(f"schedules: {done}, epochs committed: {committed}, violations: {len(failed)}, lost keys: {lost}")
+    return 1 if failed else 0
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.simulation")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--schedules", type=int, default=1)
+    parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--verbose", action="store_true", help="print each schedule's last events")
+    parser.add_argument("--trace", action="store_true", help="print each seed with the hash of its events")
+    parser.add_argument("--lines", type=int, default=40, help="events shown of a schedule that fails")
+    parser.add_argument(
+        "--also", default="", help="kinds of faults that are not in every run (schedule.OPEN), or `all`"
+    )
+    parser.add_argument("--failures", type=int, default=10, help="how many end the run")
+    return parser.parse_args()
+
+
+def _outcomes(seeds: range, jobs: int, also: frozenset[str]) -> Iterator["Outcome"]:
+    if jobs == 1:
+        yield from _in_order(seeds, also)
+        return
+    chunks = [seeds[at : at + 20] for at in range(0, len(seeds), 20)]
+    with get_context("spawn").Pool(jobs) as pool:
+        for chunk in pool.imap(partial(_chunk, also=also), chunks):
+            yield from chunk
+
+
+def _chunk(seeds: range, also: frozenset[str]) -> "list[Outcome]":
+    return list(_in_order(seeds, also))
+
+
+def _in_order(seeds: range, also: frozenset[str]) -> Iterator["Outcome"]:
+    import shutil
+
+    from .founding import found, scratch
+    from .schedule import run
+
+    with scratch() as path:
+        founded = found(path)
+        for seed in seeds:
+            yield run(seed, founded, Path(path, "world"), also)
+            shutil.rmtree(Path(path, "world"))
+
+
+if __name__ == "__main__":
+    from .schedule import Outcome
+
+    sys.exit(main())

@@ -1,0 +1,113 @@
+"""Members that lie: with their own keys, which is what a thief of a node has.
+
+Here: what a liar says and leaves undone. Not here: a hub that lies (`evil`), how many may lie (`schedule`).
+"""
+
+import contextlib
+from typing import Any
+
+from quorate import _core
+from quorate.ids import HUB, NodeId
+from quorate.wire.links import LinkDown
+
+from . import core
+from .processes import Node
+
+
+class Liar(Node):
+    """At each message it does what an honest node does, or keeps silent, or lies; `world.lying` off: honest."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._thief = core.thief(self.world.path(self.name))
+        self._spoil = ""
+        self._claimed: dict[str, tuple[int, bytes]] = {}
+        self._heard: list[bytes] = []
+        """Dealings of others, whose commitments it passes off as its own."""
+
+    def receive(self, sender: NodeId, kind: str, body: bytes) -> None:
+        if self.world.deaf and kind == "epoch/deal":
+            return
+        if not self.world.lying or not kind.startswith("epoch/"):
+            super().receive(sender, kind, body)
+            return
+        choice = self.rng.choice(("honest", "honest", "silent", "lie", "lie"))
+        self.world.note(f"{self.name} is a liar: {choice}")
+        fields = _core.decode(body)
+        if kind in ("epoch/prepare", "epoch/commit"):
+            self._heard = [bytes(dealing) for dealing in fields[-1 if kind == "epoch/commit" else 1]]
+        if choice == "silent":
+            return
+        if choice == "honest" or kind == "epoch/abort":
+            super().receive(sender, kind, body)
+        elif kind == "epoch/deal":
+            self._spoil = self.rng.choice(("sub-shares", "constant", "order", "twice"))
+            super().receive(sender, kind, body)
+        else:
+            self._lie(kind, fields)
+
+    def says(self, kind: str, fields: list[Any]) -> list[Any]:
+        if kind != "epoch/dealings" or not self._spoil:
+            return fields
+        how, self._spoil = self._spoil, ""
+        plan_hash, made = fields
+        return [plan_hash, [self._spoilt(how, bytes(dealing), list(sealed)) for dealing, sealed in made]]
+
+    def _spoilt(self, how: str, dealing: bytes, sealed: list[bytes]) -> list[Any]:
+        match how:
+            case "sub-shares":
+                there = [at for at, part in enumerate(sealed) if part]
+                for at in self.rng.sample(there, self.rng.randint(1, len(there))):
+                    sealed[at] = bytes(len(sealed[at]))
+                return [self._thief.dealing(dealing, sealed), sealed]
+            case "constant" if self._heard:
+                other = self.rng.choice(self._heard)
+                return [self._thief.dealing(dealing, sealed, other), sealed]
+            case "order":
+                sealed.reverse()
+                return [self._thief.dealing(dealing, sealed), sealed]
+        return [dealing, sealed[1:] + sealed[:1]]
+
+    def claims(self) -> tuple[list[Any], list[Any]]:
+        current, retired = super().claims()
+        if self.world.lying and self._claimed:
+            current = [[domain, epoch, hash_] for domain, (epoch, hash_) in self._claimed.items()]
+        return current, retired
+
+    def _lie(self, kind: str, fields: list[Any]) -> None:
+        match kind:
+            case "epoch/plan":
+                blamed = [self.rng.choice(self.world.names).value]
+                plan_hash = _core.view(fields[0])["hash"]
+                self._post(
+                    "epoch/refused",
+                    plan_hash,
+                    "bad_state",
+                    "it does not want to",
+                    blamed[: self.rng.randint(0, 1)],
+                )
+            case "epoch/prepare":
+                configuration = bytes(fields[0])
+                self._post(
+                    "epoch/prepared",
+                    [self._thief.prepared(configuration, x) for x in self._own(configuration)],
+                )
+            case "epoch/commit":
+                configuration = bytes(fields[0])
+                receipts = [self._thief.activated(configuration, x) for x in self._own(configuration)]
+                seen = _core.view(configuration)
+                self._claimed[seen["domain"]] = (seen["epoch"], seen["hash"])
+                self._post("epoch/activated", configuration, receipts)
+            case "epoch/erase" if fields[0]:
+                receipt = _core.view(fields[0][0])
+                for epoch in self.module.epochs():
+                    if epoch["configuration"] == receipt["configuration"]:
+                        self._post("epoch/erased", self._thief.erased(epoch["statement"]))
+
+    def _own(self, configuration: bytes) -> list[int]:
+        plan = _core.view(_core.view(configuration)["plan"])
+        return [seat["index"] for seat in plan["committee"] if seat["node"] == self.name.value]
+
+    def _post(self, kind: str, *fields: object) -> None:
+        with contextlib.suppress(LinkDown):
+            self.port.post(HUB, kind, *fields)
