@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import logging
 import traceback
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine
 from random import Random
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -96,7 +97,7 @@ class Watched(Dispatch):
             )
 
 
-class Process:
+class Process(ABC):
     """One process of a host, from start to end."""
 
     def __init__(self, world: "World", name: NodeId, disk: core.Disk, module: _core.Module) -> None:
@@ -182,11 +183,11 @@ class Process:
         for kind, body in self._inbox.pop(sender):
             self.receive(sender, kind, body)
 
-    def greeted(self, peer: NodeId) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def greeted(self, peer: NodeId) -> None: ...
 
-    def lost(self, peer: NodeId) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def lost(self, peer: NodeId) -> None: ...
 
 
 class Hub(Process):

@@ -19,7 +19,7 @@ use crate::encoding::encode;
 use crate::error::{Code, Result, fail};
 use crate::ids::{DomainId, Epoch, Hash, NodeId, ShareIndex};
 use crate::seal::hpke::KemPrivate;
-use crate::seal::statement::Signed;
+use crate::seal::statement::{Signed, Statement};
 use crate::sharing::Share;
 use crate::vault::Change;
 
@@ -332,29 +332,29 @@ impl State {
     }
 
     fn prepared_receipts(&self, configuration: &Signed<Configuration>) -> Result<Vec<Vec<u8>>> {
-        let c = configuration.body();
-        self.held_indices(configuration)?
-            .into_iter()
-            .map(|index| {
-                let (fleet, domain) = (c.fleet, c.domain.clone());
-                let body =
-                    Prepared { fleet, domain, epoch: c.epoch, configuration: configuration.hash(), index };
-                Ok(self.sign(body)?.bytes().to_vec())
-            })
-            .collect()
+        let (c, hash) = (configuration.body(), configuration.hash());
+        self.receipts(configuration, |index| {
+            let (fleet, domain, epoch) = (c.fleet, c.domain.clone(), c.epoch);
+            Prepared { fleet, domain, epoch, configuration: hash, index }
+        })
     }
 
     fn activated_receipts(&self, configuration: &Signed<Configuration>) -> Result<Vec<Vec<u8>>> {
-        let c = configuration.body();
-        self.held_indices(configuration)?
-            .into_iter()
-            .map(|index| {
-                let (fleet, domain) = (c.fleet, c.domain.clone());
-                let body =
-                    Activated { fleet, domain, epoch: c.epoch, configuration: configuration.hash(), index };
-                Ok(self.sign(body)?.bytes().to_vec())
-            })
-            .collect()
+        let (c, hash) = (configuration.body(), configuration.hash());
+        self.receipts(configuration, |index| {
+            let (fleet, domain, epoch) = (c.fleet, c.domain.clone(), c.epoch);
+            Activated { fleet, domain, epoch, configuration: hash, index }
+        })
+    }
+
+    /// One signed receipt for each index held here.
+    fn receipts<T: Statement>(
+        &self,
+        configuration: &Signed<Configuration>,
+        receipt: impl Fn(ShareIndex) -> T,
+    ) -> Result<Vec<Vec<u8>>> {
+        let held = self.held_indices(configuration)?;
+        held.into_iter().map(|index| Ok(self.sign(receipt(index))?.bytes().to_vec())).collect()
     }
 
     fn held_indices(&self, configuration: &Signed<Configuration>) -> Result<Vec<ShareIndex>> {

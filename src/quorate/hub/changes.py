@@ -73,11 +73,10 @@ class _Source:
     epoch: int
     threshold: int
     shards: tuple[Shard, ...]
-    is_current: bool
 
 
 def _current(known: Domain) -> _Source:
-    return _Source(known.domain, known.epoch, known.threshold, known.shards, is_current=True)
+    return _Source(known.domain, known.epoch, known.threshold, known.shards)
 
 
 class Changes:
@@ -152,7 +151,7 @@ class Changes:
         """The current epoch; or, if too few of its holders are live, the newest retired one that has enough."""
         current = _current(known)
         retired = (
-            _Source(known.domain, each.epoch, each.threshold, each.shards, is_current=False)
+            _Source(known.domain, each.epoch, each.threshold, each.shards)
             for each in self._epochs.settlings.earlier(known.domain)
         )
         enough = (source for source in (current, *retired) if len(self._holders(source)) >= source.threshold)
@@ -262,7 +261,7 @@ class Changes:
             return None
         if turn.lost_since is not None:
             waited = now - turn.lost_since >= REBUILD_AFTER
-            return "repair" if waited and not self._source(known).is_current else None
+            return "repair" if waited and self._source(known).epoch != known.epoch else None
         if turn.lagging_since is not None and now - turn.lagging_since >= REPAIR_AFTER:
             return "repair"
         due = self.next_refresh(known)

@@ -48,7 +48,7 @@ class EpochAborted(QuorateError):
         super().__init__(
             f"the epoch of {domain} could not be made: {why.reason} ({why.code}){blame}",
             kept="no epoch was changed; the attempt's number is used up and its shards are erased",
-            remedy="mend what is named (`quorate node list`), then create the domain again",
+            remedy="mend what is named (`quorate node list`), then try again",
         )
         self.culprits = why.culprits
 

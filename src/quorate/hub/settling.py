@@ -20,6 +20,7 @@ from quorate.hub.journal import Journal
 from quorate.hub.nodes import Nodes
 from quorate.ids import DomainId, NodeId
 from quorate.protocol import epoch_settling as settling
+from quorate.protocol.epoch_change import NodeDown, NodeUp, TimePassed
 from quorate.protocol.quorum import Shard
 from quorate.store.database import AttemptRow, Database
 from quorate.wire.links import LinkDown
@@ -120,14 +121,8 @@ class Settlings:
         """Shows a node that knows less of a domain the epoch that is dealt from, before a plan comes to it."""
         said = self._nodes.known.get(node)
         known = None if said is None else said.epochs.get(domain)
-        if known is not None:
-            rows = await self._database.committed_after(domain.value, known[0])
-            missed = [committed(row) for row in rows if row.epoch <= epoch]
-        else:
-            there = [self._of[domain].committed, *self._earlier.get(domain, {}).values()]
-            missed = [each for each in there if each.epoch == epoch]
-        for each in missed:
-            self._send_commit(node, each)
+        # One that knows nothing needs no chain: the epoch itself will do.
+        await self._show(node, domain, epoch - 1 if known is None else known[0], epoch)
 
     async def taken_up(self, domain: DomainId) -> None:
         """Returns when every live member has taken the current epoch up, or has had the time to."""
@@ -187,7 +182,7 @@ class Settlings:
                 del self._shown[key]
         for of in list(self._of.values()):
             if live != (node in of.machine.live):
-                self._feed(of, settling.NodeUp(node) if live else settling.NodeDown(node))
+                self._feed(of, NodeUp(node) if live else NodeDown(node))
             if live:
                 self._lead_on(of, node)
 
@@ -199,11 +194,13 @@ class Settlings:
             return
         if node in of.machine.involved:
             self._shown[node, domain] = known[0]
-            self._fleet.spawn(self._show_from(node, domain, known[0]))
+            self._fleet.spawn(self._show(node, domain, known[0], of.committed.epoch))
 
-    async def _show_from(self, node: NodeId, domain: DomainId, epoch: int) -> None:
-        for row in await self._database.committed_after(domain.value, epoch):
-            self._send_commit(node, committed(row))
+    async def _show(self, node: NodeId, domain: DomainId, after: int, until: int) -> None:
+        """The commits of the epochs above `after`, up to `until`, in order."""
+        for row in await self._database.committed_after(domain.value, after):
+            if row.epoch <= until:
+                self._send_commit(node, committed(row))
 
     def _on_activated(self, sender: NodeId, fields: Fields) -> None:
         configuration, statements = bytes(fields[0]), fields[1]
@@ -270,7 +267,7 @@ class Settlings:
             of.wake = None
         if (at := of.machine.wake) is not None:
             delay = max(0.001, at - time.monotonic())
-            of.wake = self._loop.call_later(delay, self._feed, of, settling.TimePassed())
+            of.wake = self._loop.call_later(delay, self._feed, of, TimePassed())
 
     def _send_commit(self, to: NodeId, committed: Committed) -> None:
         receipts, dealings = list(committed.receipts), list(committed.dealings)

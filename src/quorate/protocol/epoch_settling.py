@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from quorate.ids import Instant, NodeId
+from quorate.protocol.epoch_change import NodeDown, NodeUp, TimePassed
 from quorate.protocol.quorum import Shard, erase_quorum
 
 ACTIVATE_SECONDS = 2.0
@@ -32,21 +33,6 @@ class ErasedCame:
     """A member has proven that no share of an epoch below this one is left in it."""
 
     sender: NodeId
-
-
-@dataclass(frozen=True, slots=True)
-class NodeUp:
-    node: NodeId
-
-
-@dataclass(frozen=True, slots=True)
-class NodeDown:
-    node: NodeId
-
-
-@dataclass(frozen=True, slots=True)
-class TimePassed:
-    pass
 
 
 Event = ActivatedCame | ErasedCame | NodeUp | NodeDown | TimePassed
