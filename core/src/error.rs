@@ -78,11 +78,13 @@ pub struct Error {
     pub what: String,
     /// Members proven to have misbehaved; data, so that callers can route around them.
     pub culprits: Vec<NodeId>,
+    /// Signed complaints about what they did, for the dispute (docs/protocols/epoch-change.md).
+    pub complaints: Vec<Vec<u8>>,
 }
 
 impl Error {
     pub fn new(code: Code, what: impl Into<String>) -> Self {
-        Self { code, what: what.into(), culprits: Vec::new() }
+        Self { code, what: what.into(), culprits: Vec::new(), complaints: Vec::new() }
     }
 
     #[must_use]

@@ -37,7 +37,7 @@ pyo3::create_exception!(_core, CoreError, pyo3::exceptions::PyException, "A chec
 
 type Context = Vec<(String, String)>;
 
-/// The typed error as a Python exception: `code`, `message`, `culprits`.
+/// The typed error as a Python exception: `code`, `message`, `culprits`, `complaints`.
 fn raise(py: Python<'_>, e: &Error) -> PyErr {
     let err = CoreError::new_err(e.to_string());
     let value = err.value(py);
@@ -45,7 +45,8 @@ fn raise(py: Python<'_>, e: &Error) -> PyErr {
     let set = value
         .setattr("code", e.code.as_str())
         .and_then(|()| value.setattr("message", e.what.as_str()))
-        .and_then(|()| value.setattr("culprits", culprits));
+        .and_then(|()| value.setattr("culprits", culprits))
+        .and_then(|()| value.setattr("complaints", all_bytes(py, &e.complaints)));
     match set {
         Ok(()) => err,
         Err(other) => other,
@@ -700,6 +701,32 @@ impl PyModule_ {
             self.0.prepare(configuration, &dealings, &subs)
         })?;
         Ok(all_bytes(py, &receipts))
+    }
+
+    fn answer_complaint<'py>(
+        &self,
+        py: Python<'py>,
+        configuration: &[u8],
+        complaint: &[u8],
+    ) -> PyResult<Bound<'py, PyBytes>> {
+        Ok(bytes(py, &run(py, || self.0.answer_complaint(configuration, complaint))?))
+    }
+
+    #[pyo3(signature = (configuration, dealing, complaint, opening=None))]
+    fn judge<'py>(
+        &self,
+        py: Python<'py>,
+        configuration: &[u8],
+        dealing: &[u8],
+        complaint: &[u8],
+        opening: Option<&[u8]>,
+    ) -> PyResult<Bound<'py, PyDict>> {
+        let verdict = run(py, || self.0.judge(configuration, dealing, complaint, opening))?;
+        let out = PyDict::new(py);
+        out.set_item("convicted", verdict.convicted.as_str())?;
+        out.set_item("reason", verdict.reason.as_str())?;
+        out.set_item("proven", verdict.is_proven())?;
+        Ok(out)
     }
 
     fn activate<'py>(

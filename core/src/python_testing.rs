@@ -19,6 +19,7 @@ use crate::module::inspect::{self, Thief, durable_shards, key_of};
 use crate::module::{Module, Sources};
 use crate::python::{PyModule_, bytes, check, domain, node, run};
 use crate::rng::SeededRng;
+use crate::seal::statement;
 use crate::vault::Root;
 use crate::vault::faults::{Fault, FaultyDisk, Unsynced};
 
@@ -178,6 +179,22 @@ impl PyThief {
 
     fn erased<'py>(&self, py: Python<'py>, configuration: &[u8]) -> PyResult<Bound<'py, PyBytes>> {
         Ok(bytes(py, &check(py, self.0.erased(configuration))?))
+    }
+
+    fn complaint<'py>(
+        &self,
+        py: Python<'py>,
+        configuration: &[u8],
+        dealing: &[u8],
+        index: u64,
+    ) -> PyResult<Bound<'py, PyBytes>> {
+        let made = ShareIndex::new(index)
+            .and_then(|x| self.0.complaint(configuration, statement::hash_in(dealing)?, x));
+        Ok(bytes(py, &check(py, made)?))
+    }
+
+    fn opening<'py>(&self, py: Python<'py>, complaint: &[u8]) -> PyResult<Bound<'py, PyBytes>> {
+        Ok(bytes(py, &check(py, self.0.opening(complaint))?))
     }
 
     #[pyo3(signature = (dealing, sealed, commitments_of=None))]

@@ -18,6 +18,8 @@ class CoreError(Exception):
     code: str
     message: str
     culprits: list[str]
+    complaints: list[bytes]
+    """`Complaint` statements about what the culprits did."""
 
 def build_info() -> dict[str, Any]:
     """`version` (str), `testing` (bool)."""
@@ -203,7 +205,17 @@ class Module:
     def prepare(
         self, configuration: bytes, dealings: Sequence[bytes], sealed: Sequence[tuple[int, int, bytes]]
     ) -> list[bytes]:
-        """Verifies, assembles, stores; `sealed`: (own index, dealer's position, sub-share). Receipts."""
+        """Verifies, assembles, stores; `sealed`: (own index, dealer's position, sub-share). Receipts. Where a sub-share is
+        wrong, the error has a signed `Complaint` about each that is.
+        """
+    def answer_complaint(self, configuration: bytes, complaint: bytes) -> bytes:
+        """The `Opening` of what this module dealt to the index that complains; it leaves the attempt with it."""
+    def judge(
+        self, configuration: bytes, dealing: bytes, complaint: bytes, opening: bytes | None = None
+    ) -> View:
+        """`convicted` (a node), `reason` (`false_complaint` | `wrong_sub_share` | `silent`), `proven` (bool: all but
+        silence, which is what no opening means).
+        """
     def activate(
         self, configuration: bytes, receipts: Sequence[bytes], dealings: Sequence[bytes]
     ) -> list[bytes]:
@@ -215,7 +227,7 @@ class Module:
     def commit_certificate(self, domain: str) -> tuple[bytes, list[bytes]]:
         """The current epoch's `Configuration`, and the `Prepared` receipts that it was committed on."""
     def abort_plan(self, plan_hash: bytes) -> None:
-        """Erases the plan's KEM keys and what was pending for it."""
+        """Erases the plan's KEM keys, and what was kept of its dealings."""
     def epochs(self) -> list[View]:
         """domain, epoch, configuration (hash), state (`pending`|`current`|`retired`), indices, threshold,
         `statement`.

@@ -3,14 +3,18 @@
 //!
 //! Not here: who may deal for what (`plans`), what becomes durable when (`epochs`).
 
+use std::time::Duration;
+
 use zeroize::Zeroizing;
 
-use super::messages::{Configuration, Dealer, Dealing, Plan, PlanKey, Seat};
+use super::disputes::KeptDealing;
+use super::messages::{Configuration, Dealer, Dealing, Fault, Plan, PlanKey, Seat};
 use super::state::{HeldEpoch, OpenPlan, State, array, must};
 use super::store;
 use crate::encoding::{Bytes, digest, encode};
 use crate::error::{Code, Error, Result, fail};
 use crate::ids::{Hash, NodeId, ShareIndex};
+use crate::memory::Secret;
 use crate::seal::hpke::{self, Info, KemPrivate, SUITE};
 use crate::seal::statement::Signed;
 use crate::sharing::{self, Constant, Share, Threshold, Weight};
@@ -25,7 +29,7 @@ pub struct SubShare {
 /// A signed dealing, and the sealed sub-shares in the order of the plan's seats; empty for a seat without a key.
 pub type Made = (Vec<u8>, Vec<Vec<u8>>);
 
-fn sub_share_info(plan: &Signed<Plan>, dealer: &NodeId, seat: &Seat) -> Info {
+pub fn sub_share_info(plan: &Signed<Plan>, dealer: &NodeId, seat: &Seat) -> Info {
     let p = plan.body();
     Info {
         suite: SUITE.to_owned(),
@@ -51,12 +55,14 @@ pub fn weights(plan: &Plan) -> Result<Vec<Weight>> {
 }
 
 impl State {
-    /// Deals once, as `dealer`: a polynomial that exists in this call only.
+    /// Deals once, as `dealer`: a polynomial that exists in this call only. Of an old share's dealing stays, for a
+    /// while, what it takes to answer a complaint; of a first one nothing, for that would be the key.
     pub fn deal_as(
         &mut self,
         plan: &Signed<Plan>,
         dealer: &Dealer,
         keys: &[Option<Signed<PlanKey>>],
+        now: Duration,
     ) -> Result<Made> {
         let p = plan.body();
         let indices: Vec<ShareIndex> = p.committee.iter().map(|seat| seat.index).collect();
@@ -70,14 +76,18 @@ impl State {
         let constant = held.as_ref().map_or(Constant::Fresh, Constant::Held);
         let threshold = Threshold::new(u64::from(p.threshold))?;
         let dealt = sharing::deal(threshold, &indices, constant, &mut *self.rng)?;
-        let mut sealed = Vec::new();
+        let (mut sealed, mut kept) = (Vec::new(), KeptDealing::new(plan, now));
         for ((seat, key), share) in p.committee.iter().zip(keys).zip(&dealt.shares) {
             let Some(key) = key else {
                 sealed.push(Vec::new());
                 continue;
             };
             let info = encode(&sub_share_info(plan, &self.name, seat));
-            sealed.push(hpke::seal(&key.body().kem, &info, &[], &*share.to_bytes(), &mut *self.rng)?);
+            let (mut pair, seed) = (share.to_bytes(), Secret::random(&mut *self.rng)?);
+            sealed.push(hpke::seal_from(&key.body().kem, &info, &[], &*pair, seed.expose())?);
+            if dealer.index.is_some() {
+                kept.keep(key, Secret::take_from(&mut pair)?, seed);
+            }
         }
         let dealing = Dealing {
             fleet: p.fleet,
@@ -88,10 +98,15 @@ impl State {
             commitments: dealt.commitments,
             sealed: sealed.iter().map(|s| sealed_hash(s)).collect(),
         };
-        Ok((self.sign(dealing)?.bytes().to_vec(), sealed))
+        let dealing = self.sign(dealing)?;
+        if dealer.index.is_some() {
+            self.dealt.insert(dealing.hash(), kept);
+        }
+        Ok((dealing.bytes().to_vec(), sealed))
     }
 
-    /// The new shares of this module; every dealing has been checked, and is a part of each.
+    /// The new shares of this module; every dealing has been checked, and is a part of each. An error because of a
+    /// sub-share carries a signed complaint for each that is wrong.
     pub fn assemble(
         &self,
         configuration: &Signed<Configuration>,
@@ -107,7 +122,7 @@ impl State {
         }
         let dealings = self.check_configuration(configuration, plan, from, dealings)?;
         let weights = weights(p)?;
-        let mut shares = Vec::new();
+        let (mut shares, mut complaints, mut wrong) = (Vec::new(), Vec::new(), None);
         for (at, seat) in p.committee.iter().enumerate().filter(|(_, seat)| seat.node == self.name) {
             let key = open
                 .kem
@@ -115,14 +130,29 @@ impl State {
                 .ok_or_else(|| Error::new(Code::BadState, "the plan's key for this index is gone"))?;
             let mut own = Vec::new();
             for (position, dealing) in dealings.iter().enumerate() {
-                own.push(open_sub_share(plan, seat, at, position, dealing, key, subs)?);
+                match open_sub_share(plan, seat, at, position, dealing, key, subs) {
+                    Ok(part) => own.push(part),
+                    Err(e) if e.culprits.is_empty() => return Err(e),
+                    Err(e) => {
+                        let fault =
+                            if e.code == Code::NotOpened { Fault::NotOpened } else { Fault::BadShare };
+                        complaints.push(self.complain(configuration, plan, dealing, seat.index, fault)?);
+                        wrong.get_or_insert(e);
+                    }
+                }
+            }
+            if wrong.is_some() {
+                continue; // the next index may have more to complain of
             }
             let parts: Vec<_> = weights.iter().copied().zip(&own).collect();
             let share = sharing::assemble(seat.index, &parts)?;
             sharing::verify_share(&c.commitments, &share)?;
             shares.push(share);
         }
-        Ok(shares)
+        match wrong {
+            None => Ok(shares),
+            Some(e) => Err(Error { complaints, ..e }),
+        }
     }
 
     /// The dealings that a configuration names, each checked, and their sum: what the epoch is made of.

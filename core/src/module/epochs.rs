@@ -60,6 +60,7 @@ impl Module {
             // One open plan for each domain: an older one's keys go now.
             let domain = plan.body().domain.clone();
             s.plans.retain(|_, open| open.plan.body().domain != domain);
+            s.dealt.retain(|_, kept| kept.domain() != &domain);
             s.plans.insert(plan.hash(), OpenPlan { plan, kem });
             Ok(answers)
         })
@@ -67,7 +68,7 @@ impl Module {
 
     /// Deals for `plan`, once for each of its dealers that this module is. A number is dealt for once, ever.
     pub fn deal(&self, plan: &[u8], charter: &[u8], plan_keys: &[Vec<u8>]) -> Result<Vec<Made>> {
-        self.with(|s, _| {
+        self.with(|s, now| {
             s.learn_charter(charter)?;
             let plan = s.verify_hub::<Plan>(plan)?;
             let p = plan.body();
@@ -79,7 +80,8 @@ impl Module {
             s.may_deal(&plan, &own)?;
             let keys = s.check_plan_keys(&plan, plan_keys)?;
             s.burn_dealing(&p.domain, p.to_epoch)?;
-            own.iter().map(|dealer| s.deal_as(&plan, dealer, &keys)).collect()
+            s.dealt.retain(|_, kept| kept.domain() != &p.domain);
+            own.iter().map(|dealer| s.deal_as(&plan, dealer, &keys, now)).collect()
         })
     }
 
@@ -156,10 +158,11 @@ impl Module {
         })
     }
 
-    /// Erases a plan's KEM keys.
+    /// Erases a plan's KEM keys, and what was kept of its dealings.
     pub fn abort_plan(&self, plan: Hash) -> Result<()> {
         self.with(|s, _| {
             s.plans.remove(&plan);
+            s.dealt.retain(|_, kept| kept.plan() != plan);
             Ok(())
         })
     }
@@ -239,6 +242,21 @@ impl State {
         }
         self.epochs.entry(domain).or_default().insert(epoch, held);
         self.prepared_receipts(configuration)
+    }
+
+    /// This module has no further part in an attempt: its plan keys go, and, durably, what it had prepared.
+    pub fn leave_attempt(&mut self, plan: Hash, domain: &DomainId, epoch: Epoch) -> Result<()> {
+        if let Some(held) = self.known(domain, epoch)
+            && held.state.is_committed()
+        {
+            return fail(Code::WrongEpoch, format!("epoch {epoch} is committed"));
+        }
+        self.plans.remove(&plan);
+        let Some(held) = self.known(domain, epoch) else { return Ok(()) };
+        let gone = Gone::new(domain, epoch, held);
+        self.commit(&gone.changes())?;
+        self.epochs.entry(domain.clone()).or_default().remove(&epoch);
+        Ok(())
     }
 
     fn activate_pending(
@@ -326,6 +344,7 @@ impl State {
         for (e, held) in known.iter_mut() {
             held.state = if *e == epoch { EpochState::Current } else { EpochState::Retired };
         }
+        self.dealt.retain(|_, kept| kept.domain() != &domain || kept.to_epoch() > epoch);
         // Shares of two epochs never mix: what was asked for in the old one starts again.
         self.sessions.retain(|_, session| session.domain() != &domain);
         Ok(())

@@ -9,10 +9,10 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::messages::{Activated, Configuration, Dealing, Erased, Prepared};
+use super::messages::{Activated, Complaint, Configuration, Dealing, Erased, Fault, Opening, Prepared};
 use super::state::{array, read_configuration};
 use super::store::{self, EpochRecord, EpochState, stored};
-use crate::encoding::digest;
+use crate::encoding::{Bytes, digest};
 use crate::error::{Code, Result, fail};
 use crate::ids::{DomainId, Epoch, Hash, NodeId, ShareIndex};
 use crate::memory::Secret;
@@ -178,6 +178,22 @@ impl Thief {
         let (c, hash) = said(configuration)?;
         let body = Erased { fleet: c.fleet, domain: c.domain, below: c.epoch, configuration: hash };
         Ok(self.sign(c.fleet, body))
+    }
+
+    /// That what the dealing with this hash has for `index` does not open.
+    pub fn complaint(&self, configuration: &[u8], dealing: Hash, index: ShareIndex) -> Result<Vec<u8>> {
+        let (c, configuration) = said(configuration)?;
+        let (fleet, domain, to_epoch, plan) = (c.fleet, c.domain, c.epoch, hash_in(&c.plan.0)?);
+        let code = Fault::NotOpened;
+        Ok(self.sign(fleet, Complaint { fleet, domain, to_epoch, plan, configuration, dealing, index, code }))
+    }
+
+    /// An answer to this complaint that is made up.
+    pub fn opening(&self, complaint: &[u8]) -> Result<Vec<u8>> {
+        let (c, complaint) = (read_unverified::<Complaint>(complaint)?.into_body(), hash_in(complaint)?);
+        let (plan_key, pair, seed) = (Bytes(Vec::new()), [0; 64], [0; 64]);
+        let (fleet, domain, to_epoch) = (c.fleet, c.domain, c.to_epoch);
+        Ok(self.sign(fleet, Opening { fleet, domain, to_epoch, complaint, plan_key, pair, seed }))
     }
 
     /// A dealing with other sealed sub-shares, or with the commitments of another one.

@@ -35,6 +35,10 @@ words!(
     Outcome { Combined = "combined", Refused = "refused", Expired = "expired" }
 );
 words!(
+    /// What is wrong with a sealed sub-share: it does not open, or not to its commitment.
+    Fault { NotOpened = "not_opened", BadShare = "bad_share" }
+);
+words!(
     /// A KMS key's state.
     KeyState {
         Enabled = "enabled", Disabled = "disabled", PendingDeletion = "pending-deletion", Deleted = "deleted",
@@ -232,6 +236,34 @@ statements! {
         pub dealings: Vec<Hash>,
         /// Commitments of the assembled sharing, constant term first.
         pub commitments: Commitments,
+    }
+
+    /// A recipient says that what this dealing has for its index is wrong. Alone it proves nothing.
+    pub struct Complaint = "quorate/v1/epoch/complaint" {
+        pub fleet: FleetId,
+        pub domain: DomainId,
+        pub to_epoch: Epoch,
+        pub plan: Hash,
+        pub configuration: Hash,
+        pub dealing: Hash,
+        pub index: ShareIndex,
+        pub code: Fault,
+    }
+
+    /// The dealer's answer to one complaint: all that went into the sealed sub-share, so that anybody can seal it again
+    /// and compare.
+    pub struct Opening = "quorate/v1/epoch/opening" {
+        pub fleet: FleetId,
+        pub domain: DomainId,
+        pub to_epoch: Epoch,
+        /// The [`Complaint`] statement's hash.
+        pub complaint: Hash,
+        /// The [`PlanKey`] statement that it was sealed to: the recipient may have signed two.
+        pub plan_key: Bytes,
+        /// f(x) and g(x).
+        pub pair: [u8; 64],
+        /// The randomness of the encapsulation.
+        pub seed: [u8; 64],
     }
 
     /// Receipt: the new shard of this index lies durably beside the old one.

@@ -2,14 +2,15 @@
 //! network code.
 //!
 //! A file for each group of commands: `enrolment` (who is who), `hub` (what only the hub's module does),
-//! `plans`, `dealings` and `epochs` (what may be changed; by what; when it holds), `sessions` (asking and answering), `records` (charters, keys,
-//! access), `client` (what an application asked for), `fleet` (fleet messages). Values they share: `roster`,
+//! `plans`, `dealings`, `disputes` and `epochs` (what may be changed; by what; who lied; when it holds), `sessions`
+//! (asking and answering), `records` (charters, keys, access), `client` (what an application asked for), `fleet` (fleet messages). Values they share: `roster`,
 //! `usage`, `lease`, `messages`. `operator` is the operator key, which lives with the CLI.
 //!
 //! Not here: sockets, orchestration, wall clocks (an argument where a certificate needs one).
 
 mod client;
 mod dealings;
+mod disputes;
 mod enrolment;
 mod epochs;
 mod fleet;
@@ -33,6 +34,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 pub use dealings::{Made, SubShare};
+pub use disputes::{KEPT, Reason, Verdict};
 pub use enrolment::PublicKeys;
 pub use hub::PlanOrder;
 pub use records::{Learnt, RecordKind};

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use zeroize::Zeroizing;
 
+use super::disputes::KeptDealing;
 use super::epochs::own_seats;
 use super::lease::Lease;
 use super::messages::{AccessKey, AliasRecord, Charter, Configuration, KeyRecord, Plan};
@@ -50,6 +51,8 @@ pub struct State {
     pub charters: BTreeMap<DomainId, Approved<Charter>>,
     pub burnt: BTreeMap<DomainId, Epoch>,
     pub plans: HashMap<Hash, OpenPlan>,
+    /// What this module dealt and may have to open, by the dealing's hash.
+    pub dealt: HashMap<Hash, KeptDealing>,
     pub epochs: BTreeMap<DomainId, BTreeMap<Epoch, HeldEpoch>>,
     pub lagrange: LagrangeCache,
     pub sessions: HashMap<SessionId, OpenSession>,
@@ -183,6 +186,7 @@ impl State {
             charters: BTreeMap::new(),
             burnt: BTreeMap::new(),
             plans: HashMap::new(),
+            dealt: HashMap::new(),
             epochs: BTreeMap::new(),
             lagrange: LagrangeCache::default(),
             sessions: HashMap::new(),
@@ -285,7 +289,8 @@ impl State {
     pub fn sweep(&mut self, now: Duration) -> bool {
         self.leases.retain(|_, lease| !lease.over(now));
         self.sessions.retain(|_, session| !session.over(now));
-        self.leases.is_empty() && self.sessions.is_empty()
+        self.dealt.retain(|_, kept| !kept.over(now));
+        self.leases.is_empty() && self.sessions.is_empty() && self.dealt.is_empty()
     }
 
     pub fn commit(&mut self, changes: &[Change<'_>]) -> Result<()> {

@@ -29,7 +29,8 @@ pub const SUITE: &str = "hpke-base/x-wing/hkdf-sha256/aes-256-gcm";
 const KEM: Algorithm = Algorithm::XWingKemDraft06;
 const KEM_ID: u16 = 0x647a;
 const KDF_ID: u16 = 0x0001;
-const ENCAPS_SEED_LEN: usize = 64;
+/// Length of the randomness of one encapsulation, in bytes.
+pub const ENCAPS_SEED_LEN: usize = 64;
 
 /// The u of every point, of curve and twist, whose order divides 8; those of 0 and 1 in their second form
 /// too (<https://cr.yp.to/ecdh.html#validate>). A list, because a key is checked wherever a request is read.
@@ -196,7 +197,22 @@ pub fn seal(
 ) -> Result<Vec<u8>> {
     let mut seed = Zeroizing::new([0; ENCAPS_SEED_LEN]);
     rng.fill_bytes(seed.as_mut());
-    seal_with(&AES_256_GCM, to, info, aad, plaintext, &seed)
+    seal_from(to, info, aad, plaintext, &seed)
+}
+
+/// As [`seal`], from this randomness, which must serve once only; the same gives the same bytes again, so that whoever
+/// is shown it can check what was sealed.
+///
+/// # Errors
+/// As [`seal`].
+pub fn seal_from(
+    to: &KemPublic,
+    info: &[u8],
+    aad: &[u8],
+    plaintext: &[u8],
+    seed: &[u8; ENCAPS_SEED_LEN],
+) -> Result<Vec<u8>> {
+    seal_with(&AES_256_GCM, to, info, aad, plaintext, seed)
 }
 
 /// Opens what [`seal`] made with the same `info` and `aad`.

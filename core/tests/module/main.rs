@@ -4,6 +4,7 @@
 //! Here: what a command lets through. Not here: arithmetic (`tests/sharing`), encodings (`seal`), sockets.
 
 mod access;
+mod complaints;
 mod dealings;
 mod enrolment;
 mod fixture;

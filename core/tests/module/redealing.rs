@@ -13,18 +13,19 @@ use quorate_core::seal::statement;
 use crate::fixture::{Fleet, THRESHOLD, domain, index, node_id, refused, said, seat};
 
 /// One change, from plan to configuration.
-struct Change {
-    plan: Vec<u8>,
-    dealings: Vec<Vec<u8>>,
+pub struct Change {
+    pub plan: Vec<u8>,
+    pub keys: Vec<Vec<u8>>,
+    pub dealings: Vec<Vec<u8>>,
     /// By dealer, then by seat.
-    sealed: Vec<Vec<Vec<u8>>>,
-    configuration: Vec<u8>,
-    committee: Vec<Seat>,
+    pub sealed: Vec<Vec<Vec<u8>>>,
+    pub configuration: Vec<u8>,
+    pub committee: Vec<Seat>,
 }
 
 impl Change {
     /// What `node-n` is sent of the sub-shares.
-    fn subs(&self, n: u8) -> Vec<SubShare> {
+    pub fn subs(&self, n: u8) -> Vec<SubShare> {
         let own = self.committee.iter().enumerate().filter(|(_, seat)| seat.node == node_id(n));
         own.flat_map(|(at, seat)| {
             self.sealed.iter().enumerate().map(move |(dealer, sealed)| SubShare {
@@ -38,7 +39,7 @@ impl Change {
 }
 
 /// `to` from `from`, dealt by the indices `dealers`, each at the node of its number.
-fn order(purpose: Purpose, from: u64, to: u64, dealers: &[u8]) -> PlanOrder {
+pub fn order(purpose: Purpose, from: u64, to: u64, dealers: &[u8]) -> PlanOrder {
     PlanOrder {
         purpose,
         from_epoch: Epoch(from),
@@ -50,7 +51,7 @@ fn order(purpose: Purpose, from: u64, to: u64, dealers: &[u8]) -> PlanOrder {
 }
 
 /// A change up to its configuration; the nodes `present` make keys.
-fn deal(fleet: &Fleet, order: PlanOrder, present: &[u8]) -> Change {
+pub fn deal(fleet: &Fleet, order: PlanOrder, present: &[u8]) -> Change {
     let committee = order.committee.clone();
     let dealers: BTreeSet<String> = order.dealers.iter().map(|d| d.node.to_string()).collect();
     let plan = fleet.hub.plan(&fleet.charter, order).expect("planned");
@@ -66,10 +67,10 @@ fn deal(fleet: &Fleet, order: PlanOrder, present: &[u8]) -> Change {
         }
     }
     let configuration = fleet.hub.configure(&plan, &dealings, &sealed).expect("configured");
-    Change { plan, dealings, sealed, configuration, committee }
+    Change { plan, keys, dealings, sealed, configuration, committee }
 }
 
-fn prepare(fleet: &Fleet, c: &Change, present: &[u8]) -> Vec<Vec<u8>> {
+pub fn prepare(fleet: &Fleet, c: &Change, present: &[u8]) -> Vec<Vec<u8>> {
     present
         .iter()
         .filter(|n| c.committee.iter().any(|s| s.node == node_id(**n)))
@@ -77,7 +78,7 @@ fn prepare(fleet: &Fleet, c: &Change, present: &[u8]) -> Vec<Vec<u8>> {
         .collect()
 }
 
-fn activate(fleet: &Fleet, c: &Change, receipts: &[Vec<u8>], nodes: &[u8]) -> Vec<Vec<u8>> {
+pub fn activate(fleet: &Fleet, c: &Change, receipts: &[Vec<u8>], nodes: &[u8]) -> Vec<Vec<u8>> {
     nodes
         .iter()
         .flat_map(|&n| fleet.node(n).activate(&c.configuration, receipts, &c.dealings).expect("activated"))
@@ -92,15 +93,15 @@ fn refresh(fleet: &Fleet, from: u64, to: u64, present: &[u8]) -> (Change, Vec<Ve
     (change, prepared, activated)
 }
 
-const ALL: [u8; 5] = [1, 2, 3, 4, 5];
+pub const ALL: [u8; 5] = [1, 2, 3, 4, 5];
 
 /// Number and state of every epoch that `node-n` knows, with how many shares of it.
-fn states(fleet: &Fleet, n: u8) -> Vec<(u64, EpochState, usize)> {
+pub fn states(fleet: &Fleet, n: u8) -> Vec<(u64, EpochState, usize)> {
     let known = fleet.node(n).epochs().expect("listed");
     known.iter().map(|(c, state, indices, _)| (c.body().epoch.0, *state, indices.len())).collect()
 }
 
-fn share_slots(fleet: &Fleet, n: u8) -> usize {
+pub fn share_slots(fleet: &Fleet, n: u8) -> usize {
     fleet.stolen_secrets(&format!("node-{n}"), "share").len()
 }
 
