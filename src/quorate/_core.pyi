@@ -205,8 +205,8 @@ class Module:
     def prepare(
         self, configuration: bytes, dealings: Sequence[bytes], sealed: Sequence[tuple[int, int, bytes]]
     ) -> list[bytes]:
-        """Verifies, assembles, stores; `sealed`: (own index, dealer's position, sub-share). Receipts. Where a sub-share is
-        wrong, the error has a signed `Complaint` about each that is.
+        """Verifies, assembles, stores; `sealed`: (own index, dealer's position, sub-share). Receipts. Where a sub-share
+        is wrong, the error has a signed `Complaint` about each that is.
         """
     def answer_complaint(self, configuration: bytes, complaint: bytes) -> bytes:
         """The `Opening` of what this module dealt to the index that complains; it leaves the attempt with it."""

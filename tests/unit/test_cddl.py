@@ -43,6 +43,7 @@ TYPES = {
     "bool": "bool",
     "[u8; 16]": "bytes16",
     "[u8; 32]": "bytes32",
+    "[u8; 64]": "bytes64",
 }
 BUILT_IN = {"any", "bool", "bytes", "nil", "tstr", "uint"}
 
@@ -113,7 +114,7 @@ RULES = rules()
 
 
 def test_the_sources_are_read() -> None:
-    assert len(RECORDS) == 35
+    assert len(RECORDS) == 37
     assert RECORDS["seat"] == (None, [("index", "share-index"), ("node", "node-id"), ("role", "role")])
     assert RECORDS["closed"][1][-1] == ("culprits", "[* share-index]")
 
@@ -144,7 +145,7 @@ def test_a_record_has_the_same_fields_in_the_same_order(name: str) -> None:
 def test_every_word_of_the_core_is_allowed_by_the_document() -> None:
     text = (ROOT / "core/src/module/messages.rs").read_text()
     words = re.findall(r"^words!\(.*?(\w+) \{(.*?)\}\s*\);", text, re.S | re.M)
-    assert len(words) == 8
+    assert len(words) == 9
     for name, body in words:
         assert RULES[kebab(name)].split(" / ") == re.findall(r'"[^"]+"', body), name
 

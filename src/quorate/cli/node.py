@@ -194,7 +194,14 @@ def list_(data: Data = DEFAULT_DATA, json: Json = False) -> None:
 def nodes_table(nodes: list[dict[str, Any]]) -> str:
     fields = ("name", "pid", "role", "state", "zone", "kms", "certificate_expires")
     rows = [[node[field] for field in fields] for node in nodes]
-    return table(["node", "pid", "role", "state", "zone", "KMS", "certificate until"], rows)
+    text = table(["node", "pid", "role", "state", "zone", "KMS", "certificate until"], rows)
+    convicted = [
+        f"\n{node['name']} is convicted ({node['convicted']}), and left out of epoch changes: replace it, or mend it and "
+        "`quorate node pardon` it"
+        for node in nodes
+        if node["convicted"]
+    ]
+    return text + "".join(convicted)
 
 
 @command(app, "add", "quorate node add")
@@ -254,6 +261,16 @@ def retire(
     text = f"{name} is retired; roster {version}"
     result({"name": name, "roster_version": version}, as_json=json, text=text)
     _tell_kept(kept)
+
+
+@command(app, "pardon", "quorate node pardon node-2")
+def pardon(name: Name, data: Data = DEFAULT_DATA, json: Json = False) -> None:
+    """Take a node back that was convicted of a lie in an epoch change, after it was mended."""
+    from quorate.client import AdminClient
+
+    if not asyncio.run(AdminClient(Layout.at(data).admin_socket).pardon(name)):
+        raise BadInput(f"{name} is not convicted of anything", remedy="see `quorate node list`")
+    result({"name": name, "pardoned": True}, as_json=json, text=f"{name} takes part in epoch changes again")
 
 
 @command(app, "start", "quorate node start node-2")

@@ -77,6 +77,10 @@ class AdminClient:
         answer = await self._ask("POST", f"/v1/nodes/{quote(name)}/retire", {"entry": entry})
         return int(answer["roster_version"])
 
+    async def pardon(self, name: str) -> bool:
+        """Takes a node that is convicted of a lie back into epoch changes; false when it is not convicted."""
+        return bool((await self._ask("POST", f"/v1/nodes/{quote(name)}/pardon", {}))["pardoned"])
+
     async def create_domain(
         self,
         charter: bytes,

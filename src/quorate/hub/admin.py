@@ -50,6 +50,7 @@ class HubCommands(Protocol):
     async def enrolments(self) -> list[dict[str, Any]]: ...
     async def approve(self, name: str, entry: bytes, authority: bytes) -> dict[str, Any]: ...
     async def retire(self, name: str, entry: bytes) -> dict[str, Any]: ...
+    async def pardon(self, name: str) -> dict[str, Any]: ...
     async def create_domain(
         self, charter: bytes, quorum: Quorum, nodes: list[str] | None, refresh_every: int | None
     ) -> dict[str, Any]: ...
@@ -119,6 +120,9 @@ class AdminServer:
         async def retire(request: Request) -> Any:
             return await hub.retire(request.path_params["name"], _bytes(await _body(request), "entry"))
 
+        async def pardon(request: Request) -> Any:
+            return await hub.pardon(request.path_params["name"])
+
         async def reseal(request: Request) -> Any:
             body = await _body(request)
             return await hub.reseal(str(body["access_key_id"]), _bytes(body, "sealed"))
@@ -161,6 +165,7 @@ class AdminServer:
                 route("/v1/enrolments", "GET", enrolments),
                 route("/v1/enrolments/{name}", "POST", approve),
                 route("/v1/nodes/{name}/retire", "POST", retire),
+                route("/v1/nodes/{name}/pardon", "POST", pardon),
                 route("/v1/domains", "POST", create_domain),
                 route("/v1/domains/{name}/charter", "GET", charter),
                 route("/v1/domains/{name}/lock", "POST", lock),

@@ -154,23 +154,25 @@ class Changes:
             _Source(known.domain, each.epoch, each.threshold, each.shards)
             for each in self._epochs.settlings.earlier(known.domain)
         )
-        enough = (source for source in (current, *retired) if len(self._holders(source)) >= source.threshold)
+        enough = (source for source in (current, *retired) if len(self._dealers(source)) >= source.threshold)
         return next(enough, current)
 
     def _order(self, purpose: str, source: "_Source", threshold: int, shards: tuple[Shard, ...]) -> Order:
-        """Dealt by k indices of `source` whose nodes are live and have their share, first those that never failed."""
+        """Dealt by k indices of `source` whose nodes are live, have their share and are not convicted, first those that
+        never failed.
+        """
         failures = self._epochs.failures.get(source.domain, Counter())
-        holders = sorted(self._holders(source), key=lambda holder: failures[holder[0]])
+        holders = sorted(self._dealers(source), key=lambda holder: failures[holder[0]])
         if len(holders) < source.threshold:
             raise NotEnoughHolders(
                 f"the next epoch of {source.domain} is dealt from {source.threshold} shards, and the holders of "
-                f"{len(holders)} are live"
+                f"{len(holders)} are live{self._but_for(source.shards)}"
             )
         needed = threshold + margin(len(shards), threshold)
-        there = sum(self._nodes.is_live(node) for _, node in shards)
+        there = sum(self._nodes.is_live(node) and not self._is_convicted(node) for _, node in shards)
         if there < needed:
             raise NotEnoughHolders(
-                f"a change of {source.domain} waits for {needed} members, and {there} are live",
+                f"a change of {source.domain} waits for {needed} members, and {there} are live{self._but_for(shards)}",
                 remedy="start those that are down, or reshare to others (`quorate domain reshare --nodes …`)",
             )
         dealers = tuple(sorted(holders[: source.threshold], key=lambda holder: holder[1]))
@@ -179,6 +181,17 @@ class Changes:
 
     def _holders(self, source: "_Source") -> list[tuple[NodeId, int]]:
         return [(node, index) for index, node in source.shards if self._holds(source, node)]
+
+    def _dealers(self, source: "_Source") -> list[tuple[NodeId, int]]:
+        return [(node, index) for node, index in self._holders(source) if not self._is_convicted(node)]
+
+    def _is_convicted(self, node: NodeId) -> bool:
+        return node in self._epochs.disputes.convicted
+
+    def _but_for(self, shards: tuple[Shard, ...]) -> str:
+        """Who does not count although it may be live."""
+        convicted = sorted({node.value for _, node in shards if self._is_convicted(node)})
+        return f", without the convicted {', '.join(convicted)}" if convicted else ""
 
     def _holds(self, source: "_Source", node: NodeId) -> bool:
         said = self._nodes.known.get(node)
@@ -204,7 +217,7 @@ class Changes:
                 remedy="choose holders that the charter allows (`quorate node list`)",
             )
         wanted = [node for node in allowed if only is None or node.value in only]
-        live = [node for node in wanted if self._nodes.is_live(node)]
+        live = [node for node in wanted if self._nodes.is_live(node) and not self._is_convicted(node)]
         if len(live) < quorum.holders:
             raise NotEnoughHolders(
                 f"{quorum.holders} shards need a live holder each, and {len(live)} of {len(wanted)} holders are live",
@@ -251,7 +264,10 @@ class Changes:
 
     def _due(self, known: Domain, turn: _Turn) -> str | None:
         now = time.monotonic()
-        lagging = any(self._nodes.is_live(node) for node in self._epochs.settlings.lagging(known.domain))
+        lagging = any(
+            self._nodes.is_live(node) and not self._is_convicted(node)
+            for node in self._epochs.settlings.lagging(known.domain)
+        )
         turn.lagging_since = _since(turn.lagging_since, lagging, now)
         lost = len(self._holders(_current(known))) < known.threshold
         turn.lost_since = _since(turn.lost_since, lost, now)

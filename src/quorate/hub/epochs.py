@@ -20,10 +20,12 @@ from quorate.errors import QuorateError
 from quorate.host.dispatch import Dispatch, Dropped, Fields
 from quorate.host.fleet import Fleet
 from quorate.hsm import Hsm
+from quorate.hub.disputes import Disputes
 from quorate.hub.journal import Journal
 from quorate.hub.nodes import Nodes
 from quorate.hub.settling import Settlings, committed, seats
 from quorate.ids import HUB, DomainId, NodeId
+from quorate.protocol import dispute
 from quorate.protocol import epoch_change as change
 from quorate.protocol.quorum import Shard, margin
 from quorate.protocol.session_events import DomainIs
@@ -147,6 +149,7 @@ class Epochs:
         self.domains: dict[DomainId, Domain] = {}
         self.failures: dict[DomainId, Counter[NodeId]] = {}
         """Since the domain's last commit, whom an attempt broke down on, and how often: others deal first."""
+        self.disputes = Disputes(hsm, journal)
         self.settlings = Settlings(hsm, fleet, journal, database, nodes, self._on_settled)
 
     def register(self, dispatch: Dispatch) -> None:
@@ -154,6 +157,8 @@ class Epochs:
         dispatch.on("epoch/dealings", 2, self._on_dealings, hub_only=False)
         dispatch.on("epoch/prepared", 1, self._on_prepared, hub_only=False)
         dispatch.on("epoch/refused", 4, self._on_refused, hub_only=False)
+        dispatch.on("epoch/complaint", 1, self._on_complaint, hub_only=False)
+        dispatch.on("epoch/opening", 1, self._on_opening, hub_only=False)
         dispatch.on("epoch/current", 2, self._on_current, hub_only=False)
         self.settlings.register(dispatch)
 
@@ -241,7 +246,8 @@ class Epochs:
         finally:
             self._planning.discard(domain)
         plan = _plan(statement, order.charter)
-        step = change.Attempt.begin(plan, self._nodes.live, time.monotonic())
+        barred = frozenset(self.disputes.convicted)
+        step = change.Attempt.begin(plan, self._nodes.live, time.monotonic(), barred)
         running = _Running(domain, epoch, order.purpose, order.source, step.state, started)
         await self._begin(running, step.do)
         finished = await running.finished
@@ -310,10 +316,25 @@ class Epochs:
         self._feed(self._with_plan(plan_hash), change.DealingsCame(sender, plan_hash, made))
 
     def _on_refused(self, sender: NodeId, fields: Fields) -> None:
-        plan_hash, code, reason, culprits = fields
-        names = tuple(str(name) for name in culprits)
-        event = change.RefusedCame(sender, bytes(plan_hash), str(code), str(reason)[:512], names)
+        """Whom it blames is not believed: a complaint is signed, and judged."""
+        plan_hash, code, reason, _ = fields
+        event = change.RefusedCame(sender, bytes(plan_hash), str(code), str(reason)[:512])
         self._feed(self._with_plan(bytes(plan_hash)), event)
+
+    def _on_complaint(self, sender: NodeId, fields: Fields) -> None:
+        for complaint in fields[0]:
+            running = self._with_plan(self.disputes.plan_of(complaint))
+            if running.attempt.dealt is None:
+                raise Dropped("no_plan", "of a plan that is not dealt")
+            self._feed(running, self.disputes.complaint(sender, complaint, running.attempt.dealt))
+
+    def _on_opening(self, sender: NodeId, fields: Fields) -> None:
+        opening = bytes(fields[0])
+        seen = _core.view(opening)
+        for running in self._running.values():
+            if seen["complaint"] in running.attempt.disputes.cases:
+                plan_hash = running.attempt.plan.hash
+                self._feed(running, dispute.OpeningCame(sender, plan_hash, seen["complaint"], opening))
 
     async def _on_current(self, sender: NodeId, fields: Fields) -> None:
         """A node shows the configuration of an epoch that is current in it, and the receipts of its commit."""
@@ -466,6 +487,18 @@ class Epochs:
             case change.SendPrepare(to, configuration, dealings, sealed):
                 listed = [[index, position, part] for index, position, part in sealed]
                 self._post(to, "epoch/prepare", configuration, list(dealings), listed)
+            case dispute.SendDispute(to, complaint):
+                assert running.attempt.dealt is not None
+                self._post(to, "epoch/dispute", running.attempt.dealt.configuration, complaint)
+            case dispute.Judge(case, opening):
+                assert running.attempt.dealt is not None
+                judged = await self.disputes.judge(running.attempt.dealt.configuration, case, opening)
+                if judged is not None:
+                    self._feed(running, judged)
+            case dispute.Convict(case, verdict, opening):
+                await self.disputes.convict(running.domain, running.epoch, case, verdict, opening)
+                if not verdict.proven:
+                    self.failures.setdefault(running.domain, Counter())[verdict.convicted] += 1
             case change.SendAbort(to, reason):
                 self._post(to, "epoch/abort", plan.hash, reason[:512])
             case change.Finished():
@@ -548,7 +581,8 @@ def _failed(attempt: change.Attempt, event: change.Event) -> list[NodeId]:
         case change.TimePassed() if attempt.dealing:
             return list(attempt.waits_for)
         case change.RefusedCame(sender, _, _, _, culprits):
-            return [node for node in attempt.plan.dealing if node == sender or node.value in culprits]
+            blamed = culprits if sender == HUB else ()
+            return [node for node in attempt.plan.dealing if node == sender or node.value in blamed]
     return []
 
 

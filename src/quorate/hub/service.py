@@ -334,6 +334,7 @@ class Hub:
             "state": _state(name, entry["standing"], known if live else None),
             "live": live,
             "kms": known is not None and live and known.kms,
+            "convicted": self._epochs.disputes.convicted.get(name),
         }
 
     def _domain_status(self, domain: Domain) -> dict[str, Any]:
@@ -404,6 +405,10 @@ class Hub:
 
     async def retire(self, name: str, entry: bytes) -> dict[str, Any]:
         return {"roster_version": await self._enrolments.retire(name, entry)}
+
+    async def pardon(self, name: str) -> dict[str, Any]:
+        """Takes a convicted node back into changes; it had better be mended, or be another."""
+        return {"pardoned": await self._epochs.disputes.pardon(NodeId(name))}
 
     async def create_domain(
         self, charter: bytes, quorum: Quorum, nodes: list[str] | None, refresh_every: int | None

@@ -123,6 +123,7 @@ def _nodes(
                 "state": state,
                 "zone": known.get("zone") or (run or {}).get("zone") or settings.get("zone"),
                 "kms": run["kms"] if run else None,
+                "convicted": known.get("convicted"),
                 "here": name in runs,
                 "certificate_expires": certificate_expires(layout.node(name)) if name in runs else None,
                 "memory_locked": (run or {}).get("memory_locked"),

@@ -59,6 +59,7 @@ class Epochs:
         dispatch.on("epoch/plan", 2, self._on_plan, queued=True)
         dispatch.on("epoch/deal", 3, self._on_deal, queued=True)
         dispatch.on("epoch/prepare", 3, self._on_prepare, queued=True)
+        dispatch.on("epoch/dispute", 2, self._on_dispute, queued=True)
         dispatch.on("epoch/commit", 3, self._on_commit, queued=True, hub_only=False)
         dispatch.on("epoch/erase", 1, self._on_erase, queued=True)
         dispatch.on("epoch/abort", 2, self._on_abort, queued=True)
@@ -106,6 +107,10 @@ class Epochs:
         parts = tuple((int(index), int(position), bytes(part)) for index, position, part in sealed)
         await self._feed(member.PrepareCame(_plan_hash(configuration), configuration, tuple(dealings), parts))
 
+    async def _on_dispute(self, _sender: NodeId, fields: Fields) -> None:
+        configuration, complaint = fields
+        await self._feed(member.DisputeCame(_plan_hash(configuration), configuration, complaint))
+
     async def _on_commit(self, _sender: NodeId, fields: Fields) -> None:
         """From the hub; or from a member that was asked for an older epoch. The certificate speaks for itself."""
         configuration, receipts, dealings = fields
@@ -147,9 +152,11 @@ class Epochs:
             return await self._command(action)
         except _core.CoreError as why:
             _log.warning("the module refused a step of an epoch: %s (%s)", why.message, why.code)
-            if isinstance(action, member.Activate):
+            if isinstance(action, member.Activate | member.Open):
                 return None  # nothing undoes a commit, and who sent this may have made it up
-            return member.ModuleRefused(action.plan_hash, why.code, why.message, tuple(why.culprits))
+            if why.complaints:
+                return member.Complained(action.plan_hash, tuple(why.complaints))
+            return member.ModuleRefused(action.plan_hash, why.code, why.message)
 
     async def _erase(self, receipts: tuple[bytes, ...]) -> member.Event | None:
         try:
@@ -166,7 +173,7 @@ class Epochs:
         return member.Erased(statement)
 
     async def _command(
-        self, action: member.AcceptPlan | member.Deal | member.Prepare | member.Activate
+        self, action: member.AcceptPlan | member.Deal | member.Prepare | member.Open | member.Activate
     ) -> member.Event:
         module = self._hsm.module
         match action:
@@ -180,6 +187,10 @@ class Epochs:
                 receipts = await self._hsm.slow(module.prepare, configuration, list(dealings), list(sealed))
                 self._note(configuration, "prepared")
                 return member.Prepared(tuple(receipts))
+            case member.Open(_, configuration, complaint):
+                opening = await self._hsm.slow(module.answer_complaint, configuration, complaint)
+                self._note(configuration, "opened")
+                return member.Opened(opening)
             case member.Activate(_, configuration, certificate, dealings):
                 before = self.current
                 receipts = await self._hsm.slow(

@@ -1,12 +1,14 @@
 """Epoch changes at the hub, up to the commit (docs/protocols/epoch-change.md).
 
 Here: one attempt for one domain: planned → dealt → committed, or aborted; what is durable before what is sent.
-Not here: what follows a commit (`epoch_settling`), whether dealings and receipts are good (the modules), the
-database, sockets. An attempt that the hub finds in its database after a restart begins with `resume`.
+Not here: who is right in a dispute (`dispute`), what follows a commit (`epoch_settling`), whether dealings and
+receipts are good (the modules), the database, sockets. An attempt that the hub finds in its database after a restart
+begins with `resume`.
 
 The commit is one durable record: with it the epoch exists, whatever fails after it. Before it, anything that
 goes wrong aborts the attempt and burns its number. A creation needs every member; another change goes on without
-those that are away or refuse, while there are k + z.
+those that are away or refuse, while there are k + z. A complaint aborts it too, whoever is right, and durably before
+any dealer is asked to open what it dealt: what is open is of no epoch.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -14,6 +16,17 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from quorate.ids import HUB, Instant, NodeId
+from quorate.protocol.dispute import (
+    DISPUTE_SECONDS,
+    Case,
+    ComplaintCame,
+    Convict,
+    Disputes,
+    Judge,
+    Judged,
+    OpeningCame,
+    SendDispute,
+)
 from quorate.protocol.quorum import Shard
 
 KEYS_SECONDS = 5.0
@@ -29,6 +42,8 @@ GIVE_UP_SECONDS = 10.0
 class Phase(StrEnum):
     PLANNED = "planned"
     DEALT = "dealt"
+    DISPUTED = "disputed"
+    """Aborted, as far as the database goes; only that the dispute has no end yet."""
     COMMITTED = "committed"
     CLOSED = "closed"
     ABORTED = "aborted"
@@ -109,7 +124,9 @@ class PreparedCame:
 
 @dataclass(frozen=True, slots=True)
 class RefusedCame:
-    """A member's module refused a step, or the hub's own did."""
+    """A member's module refused a step, or the hub's own did. Whom a member blames without proof counts for nothing:
+    `culprits` are those of the hub's own module.
+    """
 
     sender: NodeId
     plan_hash: bytes
@@ -146,6 +163,9 @@ Event = (
     | Configured
     | PreparedCame
     | RefusedCame
+    | ComplaintCame
+    | OpeningCame
+    | Judged
     | Cancelled
     | NodeUp
     | NodeDown
@@ -216,7 +236,19 @@ class Finished:
     culprits: tuple[str, ...] = ()
 
 
-Action = Persist | Deal | Configure | SendPlan | SendDeal | SendPrepare | SendAbort | Finished
+Action = (
+    Persist
+    | Deal
+    | Configure
+    | SendPlan
+    | SendDeal
+    | SendPrepare
+    | SendDispute
+    | Judge
+    | Convict
+    | SendAbort
+    | Finished
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,11 +268,17 @@ class Attempt:
     receipts: Mapping[int, bytes] = field(default_factory=dict)
     out: frozenset[NodeId] = frozenset()
     """Members that refused: the change goes on without them."""
+    barred: frozenset[NodeId] = frozenset()
+    """Who is convicted, and so counts as away whatever it says."""
+    disputes: Disputes = field(default_factory=Disputes)
 
     @classmethod
-    def begin(cls, plan: Plan, live: frozenset[NodeId], now: Instant) -> "Step":
+    def begin(
+        cls, plan: Plan, live: frozenset[NodeId], now: Instant, barred: frozenset[NodeId] = frozenset()
+    ) -> "Step":
         involved = frozenset(plan.members) | frozenset(plan.dealing)
-        attempt = cls(plan, live & involved, Phase.PLANNED, now)
+        live -= barred
+        attempt = cls(plan, live & involved, Phase.PLANNED, now, barred=barred & involved)
         first = Step(attempt, (Persist(Phase.PLANNED),))
         if absent := attempt._missed():
             return first.then(attempt._abort("not_live", f"{_names(absent)} cannot be reached"))
@@ -265,6 +303,8 @@ class Attempt:
                 return self.since + PREPARE_SECONDS
             case Phase.DEALT:
                 return self.since + GIVE_UP_SECONDS
+            case Phase.DISPUTED:
+                return self.since + DISPUTE_SECONDS
         return None
 
     @property
@@ -281,9 +321,13 @@ class Attempt:
                 return _nodes(self.plan.seats, self._wanted - self.keys.keys())
             case Phase.DEALT:
                 return _nodes(self.plan.seats, self._sealed_for() - self.receipts.keys())
+            case Phase.DISPUTED:
+                return self.disputes.waits_for
         return ()
 
     def handle(self, event: Event, now: Instant) -> "Step":
+        if self.phase is Phase.DISPUTED:
+            return self._in_dispute(event, now)
         if self.phase not in (Phase.PLANNED, Phase.DEALT):
             return Step(self)
         match event:
@@ -291,7 +335,7 @@ class Attempt:
                 return self._node_up(node)
             case NodeDown(node):
                 return replace(self, live=self.live - {node})._go_on(now)
-            case KeysCame(sender, plan_hash, keys) if self._expects_keys(plan_hash):
+            case KeysCame(sender, plan_hash, keys) if self._expects_keys(sender, plan_hash):
                 own = {i: key for i, key in keys.items() if (i, sender) in self.plan.seats}
                 return replace(self, keys={**self.keys, **own})._go_on(now)
             case DealingsCame(sender, plan_hash, made) if self._expects_dealings(sender, plan_hash):
@@ -303,14 +347,17 @@ class Attempt:
                 return replace(self, receipts={**self.receipts, **own})._go_on(now)
             case RefusedCame(sender, plan_hash, code, reason, culprits) if plan_hash == self.plan.hash:
                 return self._refused(sender, code, reason, culprits, now)
+            case ComplaintCame(plan_hash, case) if self._may_complain(plan_hash, case):
+                return self._complained(case, now)
             case Cancelled(reason):
                 return self._abort("cancelled", reason)
             case TimePassed():
                 return self._time_passed(now)
         return Step(self)  # late, repeated, or of another attempt
 
-    def _expects_keys(self, plan_hash: bytes) -> bool:
-        return self.phase is Phase.PLANNED and not self.dealing and plan_hash == self.plan.hash
+    def _expects_keys(self, sender: NodeId, plan_hash: bytes) -> bool:
+        expected = self.phase is Phase.PLANNED and not self.dealing and plan_hash == self.plan.hash
+        return expected and sender not in self.barred
 
     def _expects_dealings(self, sender: NodeId, plan_hash: bytes) -> bool:
         mine = sender in self.plan.dealing and sender not in self.made
@@ -400,7 +447,7 @@ class Attempt:
         return SendPrepare(node, self.dealt.configuration, self.dealt.dealings, own)
 
     def _node_up(self, node: NodeId) -> "Step":
-        if node not in self.plan.members and node not in self.plan.dealing:
+        if node in self.barred or (node not in self.plan.members and node not in self.plan.dealing):
             return Step(self)
         after = replace(self, live=self.live | {node})
         held = {index for index, holder in self.plan.seats if holder == node}
@@ -413,14 +460,51 @@ class Attempt:
     def _refused(
         self, sender: NodeId, code: str, reason: str, culprits: Sequence[str], now: Instant
     ) -> "Step":
-        """A creation needs each, a change its dealers; and nobody goes on where somebody is to blame."""
+        """A creation needs each, a change its dealers."""
         if sender != HUB and sender not in self.plan.members and sender not in self.plan.dealing:
             return Step(self)
         after = replace(self, out=self.out | {sender})
         needed = self.plan.creates or sender == HUB or (self.phase is Phase.PLANNED and after._missed())
-        if needed or culprits:
-            return self._abort(code, f"{sender}: {reason}", culprits)
+        if needed:
+            return self._abort(code, f"{sender}: {reason}", culprits if sender == HUB else ())
         return after._go_on(now)
+
+    def _may_complain(self, plan_hash: bytes, case: Case) -> bool:
+        """Of a dealing that it was sent a part of; until the commit, which nothing undoes."""
+        mine = (case.index, case.accuser) in self.plan.seats and case.dealer in self.plan.dealing
+        is_dealt = self.phase in (Phase.DEALT, Phase.DISPUTED) and plan_hash == self.plan.hash
+        return is_dealt and mine and case.index in self._sealed_for()
+
+    def _complained(self, case: Case, now: Instant) -> "Step":
+        """The attempt is dead, durably, before anything is opened: no sub-share of a live epoch ever is."""
+        what = f"{case.accuser} complains of what {case.dealer} dealt to it"
+        if case.dealer == HUB:
+            # Its module has kept nothing, for that would be the key.
+            return self._abort("disputed", f"{what}; nobody can tell who of them is wrong")
+        disputes, sends = Disputes().complained(case)
+        after = replace(self, phase=Phase.DISPUTED, since=now, disputes=disputes)
+        return Step(after, (Persist(Phase.ABORTED, reason=what), *sends))
+
+    def _in_dispute(self, event: Event, now: Instant) -> "Step":
+        do: tuple[Action, ...] = ()
+        disputes, live = self.disputes, self.live
+        match event:
+            case ComplaintCame(plan_hash, case) if self._may_complain(plan_hash, case):
+                disputes, do = disputes.complained(case)
+            case NodeUp(node):
+                live, do = live | {node}, disputes.back(node)
+            case NodeDown(node):
+                live -= {node}
+            case OpeningCame() if event.plan_hash == self.plan.hash:
+                do = disputes.opened(event)
+            case Judged():
+                disputes, do = disputes.judged(event)
+            case TimePassed() if now >= self.since + DISPUTE_SECONDS:
+                disputes, do = disputes.too_late()
+        after = replace(self, disputes=disputes, live=live)
+        if disputes.waits_for:
+            return Step(after, do)
+        return Step(after, do).then(after._over("disputed", disputes.reason, disputes.culprits))
 
     def _commit(self, now: Instant) -> "Step":
         after = replace(self, phase=Phase.COMMITTED, since=now)
@@ -444,10 +528,16 @@ class Attempt:
         return Step(self)
 
     def _abort(self, code: str, reason: str, culprits: Sequence[str] = ()) -> "Step":
+        over = self._over(code, reason, culprits)
+        return Step(over.state, (Persist(Phase.ABORTED, reason=reason), *over.do))
+
+    def _over(self, code: str, reason: str, culprits: Sequence[str]) -> "Step":
+        """Tells everybody that an attempt, aborted in the database, has come to its end."""
         after = replace(self, phase=Phase.ABORTED, keys={}, made={}, dealing=False)
-        sends = tuple(SendAbort(node, reason) for node in self.plan.members)
+        told = sorted({*self.plan.members, *self.plan.dealing} - {HUB})
+        sends = tuple(SendAbort(node, reason) for node in told)
         finished = Finished(committed=False, code=code, reason=reason, culprits=tuple(culprits))
-        return Step(after, (Persist(Phase.ABORTED, reason=reason), *sends, finished))
+        return Step(after, (*sends, finished))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,8 @@
 """The member's side of epoch changes (docs/protocols/messages.md, "Epochs").
 
 Here: one module call for each message of the hub, one answer to the hub for each result, and repeats: a plan
-that comes again is answered with the same keys, because its number is burnt.
+that comes again is answered with the same keys, because its number is burnt; what a module complained of is said again,
+because its keys are used up.
 Not here: whether a plan, a dealing or a certificate is good. The module decides, and enforces it durably.
 """
 
@@ -44,6 +45,13 @@ class PrepareCame:
 
 
 @dataclass(frozen=True, slots=True)
+class DisputeCame:
+    plan_hash: bytes
+    configuration: bytes
+    complaint: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class CommitCame:
     plan_hash: bytes
     configuration: bytes
@@ -80,6 +88,19 @@ class Prepared:
 
 
 @dataclass(frozen=True, slots=True)
+class Complained:
+    """In place of receipts: signed, about each sub-share that is wrong."""
+
+    plan_hash: bytes
+    complaints: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    opening: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Activated:
     """`receipts`: none where this node has no share of the epoch."""
 
@@ -97,19 +118,21 @@ class ModuleRefused:
     plan_hash: bytes
     code: str
     reason: str
-    culprits: tuple[str, ...] = ()
 
 
 Event = (
     PlanCame
     | DealCame
     | PrepareCame
+    | DisputeCame
     | CommitCame
     | EraseCame
     | AbortCame
     | KeysMade
     | DealingsMade
     | Prepared
+    | Complained
+    | Opened
     | Activated
     | Erased
     | ModuleRefused
@@ -140,12 +163,21 @@ class Deal:
 
 @dataclass(frozen=True, slots=True)
 class Prepare:
-    """Comes back as `Prepared` or `ModuleRefused`."""
+    """Comes back as `Prepared`, `Complained` or `ModuleRefused`."""
 
     plan_hash: bytes
     configuration: bytes
     dealings: tuple[bytes, ...]
     sealed: tuple[Sealed, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """Comes back as `Opened`, or not at all: the hub waits for a while only."""
+
+    plan_hash: bytes
+    configuration: bytes
+    complaint: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,13 +211,14 @@ class Send:
     body: tuple[object, ...]
 
 
-Action = AcceptPlan | Deal | Prepare | Activate | Erase | Forget | Send
+Action = AcceptPlan | Deal | Prepare | Open | Activate | Erase | Forget | Send
 
 
 @dataclass(frozen=True, slots=True)
 class OpenPlan:
     plan_hash: bytes
     keys: tuple[bytes, ...]
+    complaints: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,10 +242,22 @@ class Member:
             case DealingsMade(plan_hash, made):
                 dealings = [[dealing, list(sealed)] for dealing, sealed in made]
                 return Step(self, (Send(HUB, "epoch/dealings", (plan_hash, dealings)),))
+            case PrepareCame(plan_hash) if complaints := self._complaints(plan_hash):
+                return Step(self, (_complaints(complaints),))
             case PrepareCame(plan_hash, configuration, dealings, sealed):
                 return Step(self, (Prepare(plan_hash, configuration, dealings, sealed),))
             case Prepared(receipts):
                 return Step(self, (Send(HUB, "epoch/prepared", (list(receipts),)),))
+            case Complained(plan_hash, complaints):
+                told = {
+                    domain: replace(plan, complaints=complaints) if plan.plan_hash == plan_hash else plan
+                    for domain, plan in self.open.items()
+                }
+                return Step(replace(self, open=told), (_complaints(complaints),))
+            case DisputeCame(plan_hash, configuration, complaint):
+                return Step(self, (Open(plan_hash, configuration, complaint),))
+            case Opened(opening):
+                return Step(self, (Send(HUB, "epoch/opening", (opening,)),))
             case CommitCame(plan_hash, configuration, receipts, dealings):
                 return Step(self, (Activate(plan_hash, configuration, receipts, dealings),))
             case Activated(configuration, receipts):
@@ -223,12 +268,19 @@ class Member:
                 return Step(self, (Send(HUB, "epoch/erased", (statement,)),))
             case AbortCame(plan_hash):
                 return Step(self._without(plan_hash), (Forget(plan_hash),))
-            case ModuleRefused(plan_hash, code, reason, culprits):
-                return Step(self, (Send(HUB, "epoch/refused", (plan_hash, code, reason, list(culprits))),))
+            case ModuleRefused(plan_hash, code, reason):
+                return Step(self, (Send(HUB, "epoch/refused", (plan_hash, code, reason, [])),))
+
+    def _complaints(self, plan_hash: bytes) -> tuple[bytes, ...]:
+        return next((plan.complaints for plan in self.open.values() if plan.plan_hash == plan_hash), ())
 
     def _without(self, plan_hash: bytes) -> "Member":
         kept = {domain: plan for domain, plan in self.open.items() if plan.plan_hash != plan_hash}
         return replace(self, open=kept)
+
+
+def _complaints(complaints: tuple[bytes, ...]) -> Send:
+    return Send(HUB, "epoch/complaint", (list(complaints),))
 
 
 def _keys(plan: OpenPlan) -> Send:

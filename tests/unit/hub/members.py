@@ -44,6 +44,9 @@ class Members:
         try:
             self._carry_out(to, kind, fields)
         except _core.CoreError as why:
+            if why.complaints:
+                self.epochs._on_complaint(to, [why.complaints])
+                return
             seen = _core.view(fields[0]) if kind != "epoch/erase" else {}
             if kind in ("epoch/prepare", "epoch/commit"):
                 seen = _core.view(seen["plan"])
@@ -63,6 +66,8 @@ class Members:
                 configuration, dealings, sealed = fields
                 parts = [(index, position, part) for index, position, part in sealed]
                 self.epochs._on_prepared(to, [module.prepare(configuration, dealings, parts)])
+            case "epoch/dispute":
+                self.epochs._on_opening(to, [module.answer_complaint(*fields)])
             case "epoch/commit":
                 receipts = module.activate(*fields)
                 settlings._on_activated(to, [fields[0], receipts])

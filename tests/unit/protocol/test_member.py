@@ -66,8 +66,13 @@ def test_later_plan_replaces_the_earlier_one_of_its_domain_only() -> None:
         (member.Activated(b"conf", ()), Send(HUB, "epoch/activated", (b"conf", []))),
         (member.Erased(b"erased"), Send(HUB, "epoch/erased", (b"erased",))),
         (
-            member.ModuleRefused(HASH, "bad_share", "why", ("hub",)),
-            Send(HUB, "epoch/refused", (HASH, "bad_share", "why", ["hub"])),
+            member.ModuleRefused(HASH, "bad_share", "why"),
+            Send(HUB, "epoch/refused", (HASH, "bad_share", "why", [])),
+        ),
+        (member.DisputeCame(HASH, b"conf", b"complaint"), member.Open(HASH, b"conf", b"complaint")),
+        (
+            member.Opened(b"opening"),
+            Send(HUB, "epoch/opening", (b"opening",)),
         ),
     ],
 )
@@ -83,3 +88,13 @@ def test_repeated_order_to_deal_is_the_modules_to_refuse() -> None:
     deal = member.DealCame(HASH, b"plan", b"charter", (b"k1",))
     once = WITH_PLAN.handle(deal)
     assert once.state.handle(deal) == once
+
+
+def test_complaints_are_said_again_where_the_order_to_prepare_comes_again() -> None:
+    told = Send(HUB, "epoch/complaint", ([b"c1", b"c2"],))
+    once = WITH_PLAN.handle(member.Complained(HASH, (b"c1", b"c2")))
+    assert once == Step(Member({DOMAIN: OpenPlan(HASH, (b"k1", b"k2"), (b"c1", b"c2"))}), (told,))
+    prepare = member.PrepareCame(HASH, b"conf", (b"d",), ((1, 0, b"s"),))
+    assert once.state.handle(prepare) == Step(once.state, (told,))
+    of_another = replace(prepare, plan_hash=b"i" * 32)
+    assert isinstance(once.state.handle(of_another).do[0], member.Prepare)
