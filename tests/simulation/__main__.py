@@ -67,7 +67,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--trace", action="store_true", help="print each seed with the hash of its events")
     parser.add_argument("--lines", type=int, default=40, help="events shown of a schedule that fails")
     parser.add_argument(
-        "--also", default="", help="kinds of faults that are not in every run (schedule.OPEN), or `all`"
+        "--also",
+        default="",
+        help="kinds of faults that are not in every run (schedule.OPEN, or `all` of these; schedule.UNFAIR)",
     )
     parser.add_argument("--failures", type=int, default=10, help="how many end the run")
     return parser.parse_args()

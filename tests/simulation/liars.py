@@ -28,6 +28,8 @@ class Liar(Node):
     def receive(self, sender: NodeId, kind: str, body: bytes) -> None:
         if self.world.deaf and kind == "epoch/deal":
             return
+        if self._is_unfair(kind, body):
+            return
         if not self.world.lying or not kind.startswith("epoch/"):
             super().receive(sender, kind, body)
             return
@@ -46,6 +48,21 @@ class Liar(Node):
         else:
             self._lie(kind, fields)
 
+    def _is_unfair(self, kind: str, body: bytes) -> bool:
+        """It takes part, but for one lie each time."""
+        if kind == "epoch/prepare" and self.name in self.world.accusers:
+            self._accuse(_core.decode(body))
+            return True
+        if kind == "epoch/dispute" and self.name in self.world.cheats:
+            if self.rng.random() < 0.7:
+                self._lie(kind, _core.decode(body))
+            return True
+        if kind == "epoch/deal" and self.name in self.world.cheats:
+            self._spoil = "one"
+            super().receive(HUB, kind, body)
+            return True
+        return False
+
     def says(self, kind: str, fields: list[Any]) -> list[Any]:
         if kind != "epoch/dealings" or not self._spoil:
             return fields
@@ -59,6 +76,9 @@ class Liar(Node):
                 there = [at for at, part in enumerate(sealed) if part]
                 for at in self.rng.sample(there, self.rng.randint(1, len(there))):
                     sealed[at] = bytes(len(sealed[at]))
+                return [self._thief.dealing(dealing, sealed), sealed]
+            case "one":
+                sealed[self.rng.choice([at for at, part in enumerate(sealed) if part])] = bytes(1200)
                 return [self._thief.dealing(dealing, sealed), sealed]
             case "constant" if self._heard:
                 other = self.rng.choice(self._heard)
@@ -86,6 +106,10 @@ class Liar(Node):
                     "it does not want to",
                     blamed[: self.rng.randint(0, 1)],
                 )
+            case "epoch/prepare" if self.rng.random() < 0.5:
+                self._accuse(fields)
+            case "epoch/dispute":
+                self._post("epoch/opening", self._thief.opening(bytes(fields[1])))
             case "epoch/prepare":
                 configuration = bytes(fields[0])
                 self._post(
@@ -103,6 +127,14 @@ class Liar(Node):
                 for epoch in self.module.epochs():
                     if epoch["configuration"] == receipt["configuration"]:
                         self._post("epoch/erased", self._thief.erased(epoch["statement"]))
+
+    def _accuse(self, fields: list[Any]) -> None:
+        """Of some of the dealers, whatever they dealt."""
+        configuration, dealings = bytes(fields[0]), [bytes(dealing) for dealing in fields[1]]
+        accused = self.rng.sample(dealings, self.rng.randint(1, len(dealings)))
+        own = self._own(configuration)
+        lies = [self._thief.complaint(configuration, dealing, x) for dealing in accused for x in own]
+        self._post("epoch/complaint", lies)
 
     def _own(self, configuration: bytes) -> list[int]:
         plan = _core.view(_core.view(configuration)["plan"])

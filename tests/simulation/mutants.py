@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+from quorate.hub import disputes as hub_disputes
 from quorate.hub import epochs as hub_epochs
 from quorate.hub import settling as hub_settling
-from quorate.protocol import epoch_change, epoch_settling
+from quorate.protocol import dispute, epoch_change, epoch_settling
 
 from . import core, storage
 from .founding import found, scratch
@@ -111,10 +112,28 @@ async def _commit_before_durable(
 
 _persist = hub_epochs.Epochs._persist
 
+
+async def _believe(
+    _disputes: hub_disputes.Disputes, _configuration: bytes, case: dispute.Case, opening: bytes
+) -> dispute.Judged:
+    verdict = dispute.Verdict(case.dealer, "wrong_sub_share", proven=True)
+    return dispute.Judged(case.hash, verdict, opening)
+
+
+def _ask_at_once(attempt: epoch_change.Attempt, case: dispute.Case, now: float) -> epoch_change.Step:
+    """What was dealt is opened while the attempt may yet be taken up again."""
+    step = _complained(attempt, case, now)
+    return epoch_change.Step(step.state, step.do[1:])
+
+
+_complained = epoch_change.Attempt._complained
+
 ALSO = {
     "a module erases on one receipt, the hub asks on one": frozenset({"liars"}),
     "a module erases the old share at the commit": frozenset({"liars"}),
     "a module burns numbers in memory only": frozenset({"evil"}),
+    "the hub believes an unproven complaint": frozenset({"accusers"}),
+    "the hub has sub-shares opened before it has aborted": frozenset({"accusers"}),
 }
 """What must happen for a mistake to matter, and does not in every schedule."""
 
@@ -148,6 +167,10 @@ MUTANTS: dict[str, Mutant] = {
     "the hub leads no node on that missed epochs": lambda: _both(
         mock.patch.object(hub_settling.Settlings, "_lead_on", return_value=None),
         mock.patch.object(hub_settling.Settlings, "introduce", _nothing),
+    ),
+    "the hub believes an unproven complaint": _in(hub_disputes.Disputes, "judge", _believe),
+    "the hub has sub-shares opened before it has aborted": _in(
+        epoch_change.Attempt, "_complained", _ask_at_once
     ),
     "the hub forgets what was erased": _in(storage.Database, "put_erasure", _nothing),
 }

@@ -200,7 +200,10 @@ class Hub(Process):
         self.database = database
         self.ready = False
         self.taps: list[Callable[[NodeId, str, Fields], None]] = []
-        hsm, journal = cast(Hsm, self.hsm), cast(HubJournal, storage.HubJournal(world.rng))
+        hsm, journal = (
+            cast(Hsm, self.hsm),
+            cast(HubJournal, storage.HubJournal(world.rng, world.reference.noted)),
+        )
         rows = cast(real.Database, database)
         self.nodes = Nodes(world.loop.time, self._on_node)
         self.epochs = HubEpochs(hsm, self.fleet, journal, rows, self.nodes, self._on_commit)

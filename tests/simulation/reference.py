@@ -34,6 +34,8 @@ class Reference:
         """Who has said so, truly or not, by configuration."""
         self._numbers: dict[bytes, int] = {}
         """Of each plan, by its hash."""
+        self._disputed: set[bytes] = set()
+        """Configurations of which the hub has asked that something be opened."""
         self._done: dict[tuple[NodeId, str, int], bytes] = {}
         self._old_disks: set[NodeId] = set()
         self._held_once = False
@@ -66,6 +68,8 @@ class Reference:
                     self._world.violate(
                         "certified", f"the commit of epoch {seen['epoch']} is told, and not durable"
                     )
+            case "epoch/dispute" if not self._world.hub_lies:
+                self._dispute(_core.view(fields[1]))
             case "epoch/plan-keys":
                 self._once(name, "plans", self._numbers[fields[0]], fields[0])
             case "epoch/dealings":
@@ -77,6 +81,21 @@ class Reference:
             case "epoch/activated" if fields[1]:
                 epoch = int(_core.view(fields[0])["epoch"])
                 self._floors[name] = max(epoch, self._floors.get(name, 0))
+
+    def noted(self, event: str, members: dict[str, Any]) -> None:
+        """A line is in the hub's audit log."""
+        if event != "verdict":
+            return
+        self._world.note(f"{members['convicted']} is convicted: {members['reason']}")
+        if members["proven"] and NodeId(members["convicted"]) not in self._world.liars:
+            self._world.violate("just", f"{members['convicted']} is convicted, and has not lied")
+
+    def _dispute(self, complaint: dict[str, Any]) -> None:
+        """Nothing is opened of an attempt that may yet be committed."""
+        row = self._world.store.attempts.get((complaint["domain"], complaint["to_epoch"]))
+        if row is None or row["phase"] != "aborted":
+            self._world.violate("dead", f"epoch {complaint['to_epoch']} is disputed, and not aborted")
+        self._disputed.add(complaint["configuration"])
 
     def _once(self, name: NodeId, what: str, number: int, for_: bytes) -> None:
         """What is done for a number is done once, for one plan: it is burnt."""
@@ -171,6 +190,8 @@ class Reference:
         self._thresholds[seen["epoch"], seen["hash"]] = plan["threshold"]
         self._quorums[seen["epoch"], seen["hash"]] = erase_quorum(len(plan["committee"]), plan["threshold"])
         self._same_key(_core.encode(seen["commitments"][0]), f"the configuration of epoch {seen['epoch']}")
+        if seen["hash"] in self._disputed:
+            self._world.violate("dead", f"epoch {seen['epoch']} was disputed, and is committed")
         self.check_enough()
 
     def _same_key(self, constant: bytes, what: str) -> None:

@@ -14,6 +14,7 @@ from quorate import _core
 from quorate.errors import QuorateError
 from quorate.hub.epochs import Domain
 from quorate.ids import HUB, NodeId, Quorum
+from quorate.protocol.quorum import margin
 
 from . import core, evil, storage
 from .founding import DOMAIN, Founded
@@ -84,11 +85,12 @@ class Schedule:
         self._asking = False
         self._old_rows: storage.Store | None = None
         self._old_vault: tuple[NodeId, Path] | None = None
-        if "liars" in self._kinds or "liars" in also:
+        if "liars" in self._kinds or also & {"liars", *UNFAIR}:
             self._faulty = rng.randint(1, self._quorum.threshold - 1)
             world.liars = frozenset(rng.sample(world.names, self._faulty))
         self._may_roll_back = self._faulty < self._quorum.threshold - 1
         self._kinds.pop("liars", None)
+        self._unfair = also & UNFAIR
         self._deaf = self._kinds.pop("deaf", 0) > 0
         self._lies = self._kinds.pop("evil", 0)
 
@@ -290,6 +292,11 @@ class Schedule:
             return "it is refreshed on time"
         if hub.epochs.is_busy(domain()):
             return "an attempt is open"
+        for node in hub.epochs.disputes.convicted.keys() - world.accusers - world.cheats:
+            hub.spawn(self._pardon(hub, node))
+            return f"{node} is convicted"
+        if self._unfair:
+            return self._against_the_unfair(known)
         if self._faulty and not self._refreshed:
             return self._ask_for_refresh()  # what one that lied has not, nobody knows of
         for index, node in known.shards:
@@ -303,6 +310,22 @@ class Schedule:
         if not self._refreshed:  # all the above came about by itself
             return self._ask_for_refresh()
         return ""
+
+    async def _pardon(self, hub: Hub, node: NodeId) -> None:
+        await hub.epochs.disputes.pardon(node)
+
+    def _against_the_unfair(self, known: Domain) -> str:
+        """As many as a change can do without lie each time; it goes on all the same."""
+        world, n = self._world, len(known.shards)
+        if not self._refreshed:
+            spare = n - known.threshold - margin(n, known.threshold)
+            few = frozenset(sorted(world.liars)[:spare])
+            world.accusers = few if "accusers" in self._unfair else frozenset()
+            world.cheats = few if "cheats" in self._unfair else frozenset()
+            return self._ask_for_refresh()
+        self._unfair, self._refreshed = frozenset(), False
+        world.accusers = world.cheats = frozenset()
+        return "everybody is fair again"
 
     def _ask_for_refresh(self) -> str:
         if not self._asking:
@@ -324,6 +347,11 @@ class Schedule:
 
 OPEN = frozenset({"old_database", "evil", "deaf"})
 """What is known to leave a member behind for good, which a schedule has when it is asked for only."""
+
+UNFAIR = frozenset({"accusers", "cheats"})
+"""Liars that complain falsely, or deal garbage to one member, until a refresh has committed in spite of them: when they
+are asked for, and beside the kinds that are drawn.
+"""
 
 ACTIONS = {
     "reshare": 4,

@@ -103,11 +103,13 @@ def _row(domain: str, epoch: int, columns: dict[str, Any]) -> AttemptRow:
 class HubJournal:
     """Each line takes a moment to be durable."""
 
-    def __init__(self, rng: Random) -> None:
+    def __init__(self, rng: Random, on_line: Callable[[str, dict[str, Any]], None]) -> None:
         self._rng = rng
+        self._on_line = on_line
 
-    async def note(self, event: str, **members: object) -> None:
+    async def note(self, event: str, **members: Any) -> None:
         await asyncio.sleep(self._rng.uniform(0.0, 0.002))
+        self._on_line(event, members)
 
     async def epoch(self, domain: DomainId, epoch: int, phase: str, reason: str = "") -> None:
         await self.note("epoch")

@@ -44,6 +44,10 @@ class World:
         self.lying = True
         self.deaf = False
         """Liars do all but deal, even when all else has healed."""
+        self.accusers: frozenset[NodeId] = frozenset()
+        """These liars complain of what they are dealt, even when all else has healed."""
+        self.cheats: frozenset[NodeId] = frozenset()
+        """These deal garbage to one member."""
         self.wall_offset = 0.0
         self.flaky = 0.0
         """How often a disk fails soon after a start."""

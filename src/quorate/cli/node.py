@@ -196,8 +196,8 @@ def nodes_table(nodes: list[dict[str, Any]]) -> str:
     rows = [[node[field] for field in fields] for node in nodes]
     text = table(["node", "pid", "role", "state", "zone", "KMS", "certificate until"], rows)
     convicted = [
-        f"\n{node['name']} is convicted ({node['convicted']}), and left out of epoch changes: replace it, or mend it and "
-        "`quorate node pardon` it"
+        f"\n{node['name']} is convicted ({node['convicted']}) and left out of epoch changes: replace it, or mend and "
+        "pardon it (`quorate node pardon`)"
         for node in nodes
         if node["convicted"]
     ]
