@@ -319,7 +319,7 @@ class Schedule:
         world, n = self._world, len(known.shards)
         if not self._refreshed:
             spare = n - known.threshold - margin(n, known.threshold)
-            few = frozenset(sorted(world.liars)[:spare])
+            few = frozenset([node for _, node in known.shards if node in world.liars][:spare])
             world.accusers = few if "accusers" in self._unfair else frozenset()
             world.cheats = few if "cheats" in self._unfair else frozenset()
             return self._ask_for_refresh()
