@@ -57,6 +57,7 @@ codes! {
     UnknownDomain = "unknown_domain",
     UnknownKey = "unknown_key",
     KeyCommitment = "key_commitment",
+    WrongMaterial = "wrong_material",
     WeakKey = "weak_key",
     DuplicateKey = "duplicate_key",
     AlreadyExists = "already_exists",

@@ -13,21 +13,32 @@ fn is_label(text: &str) -> bool {
     (1..=63).contains(&text.len()) && text.bytes().all(ok) && !text.starts_with('-') && !text.ends_with('-')
 }
 
+/// The name of one sharing of a domain: a label, and for a key version from 2 on, `.` and its canonical number.
+fn is_sharing(text: &str) -> bool {
+    match text.split_once('.') {
+        None => is_label(text),
+        Some((base, version)) => {
+            let parsed = version.parse::<u64>().is_ok_and(|v| v >= 2 && v.to_string() == version);
+            is_label(base) && parsed
+        }
+    }
+}
+
 macro_rules! name_type {
-    ($(#[$m:meta])* $t:ident) => {
+    ($(#[$m:meta])* $t:ident, $is:ident, $what:literal) => {
         $(#[$m])*
         #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub struct $t(String);
 
         impl $t {
             /// # Errors
-            /// `bad_encoding` unless the text is a DNS label.
+            /// `bad_encoding` for any other text.
             pub fn new(text: impl Into<String>) -> Result<Self> {
                 let text = text.into();
-                if is_label(&text) {
+                if $is(&text) {
                     return Ok(Self(text));
                 }
-                fail(Code::BadEncoding, concat!(stringify!($t), " is not 1 to 63 of a-z, 0-9 and inner hyphens"))
+                fail(Code::BadEncoding, concat!(stringify!($t), " is not ", $what))
             }
 
             #[must_use]
@@ -64,12 +75,52 @@ macro_rules! name_type {
 
 name_type!(
     /// A module's name in its fleet's roster; never used twice. The hub's is [`NodeId::hub`].
-    NodeId
+    NodeId, is_label, "1 to 63 of a-z, 0-9 and inner hyphens"
 );
 name_type!(
-    /// A domain's name.
-    DomainId
+    /// A domain's name, which is its first key version's too; a later version, which is a sharing of its own, has
+    /// its number behind: `default`, `default.2`.
+    DomainId, is_sharing, "1 to 63 of a-z, 0-9 and inner hyphens, with a key version of 2 or more after a dot"
 );
+
+impl DomainId {
+    /// Key version `version` of the domain that this one is of.
+    ///
+    /// # Errors
+    /// `bad_encoding` for version 0.
+    pub fn at_version(&self, version: u64) -> Result<Self> {
+        match version {
+            0 => fail(Code::BadEncoding, "key versions count from 1"),
+            1 => Ok(self.base()),
+            _ => Self::new(format!("{}.{version}", self.base())),
+        }
+    }
+
+    /// The domain that this is a key version of: what charters, records and people name.
+    #[must_use]
+    pub fn base(&self) -> Self {
+        Self(self.0.split_once('.').map_or(&*self.0, |(base, _)| base).to_owned())
+    }
+
+    #[must_use]
+    pub fn is_base(&self) -> bool {
+        !self.0.contains('.')
+    }
+
+    #[must_use]
+    pub fn key_version(&self) -> u64 {
+        self.0.split_once('.').map_or(1, |(_, version)| version.parse().expect("checked when it was made"))
+    }
+
+    /// # Errors
+    /// `bad_encoding` for one key version's name, where a domain is to be named.
+    pub fn require_base(&self) -> Result<()> {
+        if self.is_base() {
+            return Ok(());
+        }
+        fail(Code::BadEncoding, format!("{self} is one key version's name; a domain's has no dot"))
+    }
+}
 
 impl NodeId {
     #[must_use]
@@ -180,5 +231,28 @@ impl Wire for ShareIndex {
     }
     fn view(&self) -> View {
         View::Int(u64::from(self.0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_version_is_named_in_one_way() {
+        for good in ["default", "default.2", "a.18446744073709551615"] {
+            assert_eq!(DomainId::new(good).expect("a name").as_str(), good);
+        }
+        for bad in
+            ["", ".2", "a.", "a.0", "a.1", "a.02", "a.+2", "a.2.3", "a.18446744073709551616", "A", "a.b"]
+        {
+            assert_eq!(DomainId::new(bad).expect_err(bad).code, Code::BadEncoding);
+        }
+        assert!(NodeId::new("node.2").is_err());
+        let second = DomainId::new("default.2").expect("a name");
+        assert_eq!((second.base().as_str(), second.key_version()), ("default", 2));
+        assert_eq!(second.at_version(3).expect("a version").as_str(), "default.3");
+        assert_eq!(second.at_version(1).expect("a version"), second.base());
+        assert!(second.at_version(0).is_err() && second.require_base().is_err());
     }
 }

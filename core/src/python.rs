@@ -213,6 +213,11 @@ fn view_approved<'py>(py: Python<'py>, statement: &[u8]) -> PyResult<Bound<'py, 
 }
 
 #[pyfunction]
+fn token_key_version(py: Python<'_>, token: &[u8]) -> PyResult<u64> {
+    check(py, crate::keys::token::domain_key_version(token))
+}
+
+#[pyfunction]
 fn view_invitation<'py>(py: Python<'py>, invitation: &str) -> PyResult<Bound<'py, PyDict>> {
     let invitation = read_invitation(py, invitation)?;
     let out = PyDict::new(py);
@@ -591,7 +596,7 @@ impl PyModule_ {
         Ok(bytes(py, &run(py, || self.0.rekey_for(&name))?))
     }
 
-    #[pyo3(signature = (*, charter, purpose, from_epoch, to_epoch, threshold, dealers, committee))]
+    #[pyo3(signature = (*, charter, purpose, from_epoch, to_epoch, threshold, dealers, committee, key_version=1))]
     #[expect(clippy::too_many_arguments, reason = "keyword arguments in Python")]
     fn plan<'py>(
         &self,
@@ -603,6 +608,7 @@ impl PyModule_ {
         threshold: u8,
         dealers: Vec<(String, Option<u64>)>,
         committee: Vec<(u64, String, String)>,
+        key_version: u64,
     ) -> PyResult<Bound<'py, PyBytes>> {
         let made = run(py, || {
             let dealers = dealers
@@ -623,7 +629,9 @@ impl PyModule_ {
                 .collect::<Result<_>>()?;
             let purpose = Purpose::parse(purpose)?;
             let (from_epoch, to_epoch) = (Epoch(from_epoch), Epoch(to_epoch));
-            self.0.plan(charter, PlanOrder { purpose, from_epoch, to_epoch, threshold, dealers, committee })
+            let order =
+                PlanOrder { key_version, purpose, from_epoch, to_epoch, threshold, dealers, committee };
+            self.0.plan(charter, order)
         })?;
         Ok(bytes(py, &made))
     }
@@ -905,6 +913,46 @@ impl PyModule_ {
         Ok(bytes(py, &run(py, || self.0.revise_key(&key_id, state, deletion))?))
     }
 
+    fn key_sharings(&self, py: Python<'_>, key_id: &[u8]) -> PyResult<(String, String)> {
+        let key_id = array(key_id, "a key id")?;
+        let (used, present) = run_briefly(py, || self.0.key_sharings(&key_id))?;
+        Ok((used.to_string(), present.to_string()))
+    }
+
+    fn newest_sharing(&self, py: Python<'_>, domain_name: &str) -> PyResult<String> {
+        let name = domain(py, domain_name)?;
+        Ok(run_briefly(py, || self.0.newest_sharing(&name))?.to_string())
+    }
+
+    fn rewrap_key<'py>(&self, py: Python<'py>, key_id: &[u8]) -> PyResult<Bound<'py, PyBytes>> {
+        let key_id = array(key_id, "a key id")?;
+        Ok(bytes(py, &run(py, || self.0.rewrap_key(&key_id))?))
+    }
+
+    fn unchecked_keys<'py>(&self, py: Python<'py>, domain_name: &str) -> PyResult<Vec<Bound<'py, PyBytes>>> {
+        let name = domain(py, domain_name)?;
+        Ok(run(py, || self.0.unchecked_keys(&name))?.iter().map(|id| bytes(py, id)).collect())
+    }
+
+    fn check_rewrapped(&self, py: Python<'_>, key_id: &[u8]) -> PyResult<()> {
+        let key_id = array(key_id, "a key id")?;
+        run(py, || self.0.check_rewrapped(&key_id))
+    }
+
+    fn clean<'py>(
+        &self,
+        py: Python<'py>,
+        domain_name: &str,
+        key_version: u64,
+    ) -> PyResult<Bound<'py, PyBytes>> {
+        let name = domain(py, domain_name)?;
+        Ok(bytes(py, &run(py, || self.0.clean(&name, key_version))?))
+    }
+
+    fn drop_version<'py>(&self, py: Python<'py>, cleans: Vec<Vec<u8>>) -> PyResult<Bound<'py, PyBytes>> {
+        Ok(bytes(py, &run(py, || self.0.drop_version(&cleans))?))
+    }
+
     #[pyo3(signature = (alias, *, target, now))]
     fn revise_alias<'py>(
         &self,
@@ -1014,6 +1062,7 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(decode_value, m)?)?;
     m.add_function(wrap_pyfunction!(view, m)?)?;
     m.add_function(wrap_pyfunction!(view_approved, m)?)?;
+    m.add_function(wrap_pyfunction!(token_key_version, m)?)?;
     m.add_function(wrap_pyfunction!(view_invitation, m)?)?;
     m.add_function(wrap_pyfunction!(write_tls_key, m)?)?;
     #[cfg(feature = "testing")]

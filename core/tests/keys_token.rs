@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use quorate_core::error::Code;
 use quorate_core::ids::DomainId;
 use quorate_core::keys::sealed;
-use quorate_core::keys::token::{self, LEN, TokenContext};
+use quorate_core::keys::token::{self, LATER_LEN, LEN, TokenContext};
 use quorate_core::memory::Secret;
 use quorate_core::rng::SystemRng;
 
@@ -38,8 +38,23 @@ fn open(text: &[u8], ctx: &TokenContext, domain: u8, fleet: u8) -> Result<[u8; 3
 #[test]
 fn a_token_opens_with_both_keys_and_its_context() {
     let text = make();
-    assert_eq!(text.len(), LEN);
+    assert_eq!(text.len(), LATER_LEN);
     assert_eq!(open(&text, &context(), 1, 2), Ok([9; 32]));
+}
+
+#[test]
+fn a_token_of_the_first_key_version_has_the_format_that_does_not_name_it() {
+    let first = TokenContext { domain_key_version: 1, ..context() };
+    let text = token::wrap(&key(9), &first, &key(1), &key(2), FLEET_EPOCH, &mut SystemRng).expect("wraps");
+    assert_eq!((text.len(), text[0], token::domain_key_version(&text)), (LEN, 1, Ok(1)));
+    assert_eq!(open(&text, &first, 1, 2), Ok([9; 32]));
+    assert_eq!((make()[0], token::domain_key_version(&make())), (2, Ok(2)));
+    // One version, one form: no token of format 2 says that it is of version 0 or 1.
+    for version in [0, 1] {
+        let mut other = make();
+        other[16] = version;
+        assert_eq!(token::domain_key_version(&other).map_err(|e| e.code), Err(Code::BadEncoding));
+    }
 }
 
 #[test]
@@ -100,7 +115,8 @@ fn n82_every_flipped_bit_of_a_token_is_refused() {
         let want = match bit / 8 {
             0 => Code::BadEncoding,
             1..9 => Code::NoFleetKey,
-            9..73 => Code::KeyCommitment,
+            16 if altered[16] < 2 => Code::BadEncoding,
+            9..81 => Code::KeyCommitment,
             _ => Code::NotOpened,
         };
         assert_eq!(open(&altered, &context(), 1, 2), Err(want), "bit {bit}");
@@ -110,21 +126,21 @@ fn n82_every_flipped_bit_of_a_token_is_refused() {
 #[test]
 fn n82_a_token_of_any_other_length_is_refused() {
     let text = [make(), vec![0; 40]].concat();
-    for len in (0..text.len()).filter(|len| *len != LEN) {
+    for len in (0..text.len()).filter(|len| *len != LATER_LEN) {
         assert_eq!(open(&text[..len], &context(), 1, 2), Err(Code::BadEncoding), "{len} bytes");
     }
 }
 
 #[test]
 fn two_tokens_of_one_key_are_unlike() {
-    assert_ne!(make()[9..73], make()[9..73]);
+    assert_ne!(make()[17..81], make()[17..81]);
 }
 
 proptest! {
     #[test]
     fn what_was_wrapped_is_unwrapped(
         backing: [u8; 32], domain_wrap: [u8; 32], fleet_wrap: [u8; 32], fleet_epoch: u64,
-        key_id in ".{0,40}", key_version: u64, domain_key_version: u64,
+        key_id in ".{0,40}", key_version: u64, domain_key_version in 1u64..,
     ) {
         let ctx = TokenContext { key_id, key_version, domain_key_version, ..context() };
         let secret = |bytes: [u8; 32]| Secret::take_from(&mut { bytes }).expect("arena");

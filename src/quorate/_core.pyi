@@ -41,6 +41,9 @@ def view(statement: bytes) -> View:
 def view_approved(statement: bytes) -> View:
     """The same for an operator-signed statement."""
 
+def token_key_version(token: bytes) -> int:
+    """The domain's key version that an export token names; nothing of it is verified."""
+
 def view_invitation(invitation: str) -> View:
     """`token` (a view of it), `operator` (key), `tls_root` (DER); the secret is left out."""
 
@@ -186,6 +189,7 @@ class Module:
         threshold: int,
         dealers: Sequence[tuple[str, int | None]],
         committee: Sequence[tuple[int, str, str]],
+        key_version: int = 1,
     ) -> bytes: ...
     def configure(self, plan: bytes, dealings: Sequence[bytes], sealed: Sequence[Sequence[bytes]]) -> bytes:
         """The `Configuration` that the dealings come to; `sealed`: the sub-shares that came with each."""
@@ -254,7 +258,7 @@ class Module:
     def lease(self, domain: str) -> View | None:
         """seconds_left (float), uses_left, seconds, uses."""
     def lock(self, domain: str) -> bool:
-        """Drops the domain's lease now; True if there was one."""
+        """Drops the leases of all the domain's key versions now; True if there was one."""
 
     def drop_uses(self) -> None:
         """Erases leases, open sessions, signing keys and plans' keys: this process begins to stop."""
@@ -269,6 +273,22 @@ class Module:
         """A first `KeyRecord` with fresh backing key; needs a lease of the domain. Not learnt yet."""
     def revise_key(self, key_id: bytes, *, state: str, deletion: int | None) -> bytes:
         """The next version of a known key's record; not learnt yet."""
+    def key_sharings(self, key_id: bytes) -> tuple[str, str]:
+        """The sharing whose lease a use of the key takes, and the one that its record's token names."""
+    def newest_sharing(self, domain: str) -> str:
+        """The sharing that a new key is wrapped under. Raises `CoreError` (`not_a_member`) where none is known."""
+    def rewrap_key(self, key_id: bytes) -> bytes:
+        """The next `KeyRecord`, wrapped under the domain's newest key version; needs leases of both. Not learnt yet.
+        Raises `CoreError` (`bad_state`) when it is so already, and rightly."""
+    def unchecked_keys(self, domain: str) -> list[bytes]:
+        """Keys whose new token was not found yet to hold what the one before holds."""
+    def check_rewrapped(self, key_id: bytes) -> None:
+        """Opens a key's new token and the one before, under leases of both versions, and compares. Raises `CoreError`
+        (`wrong_material`; its culprit signed the new one); the one before stays in use."""
+    def clean(self, domain: str, key_version: int) -> bytes:
+        """The statement that nothing here needs this key version of the domain any more."""
+    def drop_version(self, cleans: Sequence[bytes]) -> bytes:
+        """Erases every share of the version that all members of the next say is not needed; the `Dropped` statement."""
     def revise_alias(self, alias: str, *, target: bytes | None, now: int) -> bytes: ...
 
     # --- what a client asked for

@@ -1,6 +1,7 @@
-//! Export tokens: a KMS key's backing key as it is stored outside the module. Version (1) ‖ fleet epoch
-//! (8, big-endian) ‖ sealed text, whose plaintext is a second sealed text: the backing key under the
-//! domain's wrapping key, and that under the fleet's. Opening one takes a quorum *and* the fleet.
+//! Export tokens: a KMS key's backing key as it is stored outside the module. Format (1) ‖ fleet epoch
+//! (8, big-endian) ‖ in format 2, the domain's key version (8, big-endian) ‖ sealed text, whose plaintext is a
+//! second sealed text: the backing key under the domain's wrapping key, and that under the fleet's. Opening one takes
+//! a quorum *and* the fleet. Format 1 is that of the first key version, so that releases before rotation read it.
 //!
 //! Not here: where the two wrapping keys come from, storage of tokens.
 
@@ -15,11 +16,17 @@ use crate::memory::Secret;
 use crate::record;
 use crate::rng::CryptoRng;
 
-pub const VERSION: u8 = 1;
+/// The format of a token of a domain's first key version, and that of a later one's.
+const FIRST: u8 = 1;
+const LATER: u8 = 2;
 
-const HEADER_LEN: usize = 1 + 8;
-/// The length of every token, in bytes.
-pub const LEN: usize = HEADER_LEN + 2 * sealed::OVERHEAD + 32;
+const FIRST_HEADER_LEN: usize = 1 + 8;
+const LATER_HEADER_LEN: usize = FIRST_HEADER_LEN + 8;
+const SEALED_LEN: usize = 2 * sealed::OVERHEAD + 32;
+/// The length of a token of the first key version, in bytes.
+pub const LEN: usize = FIRST_HEADER_LEN + SEALED_LEN;
+/// The length of a token of a later one.
+pub const LATER_LEN: usize = LATER_HEADER_LEN + SEALED_LEN;
 
 record! {
     /// What a token belongs to; it opens only when shown the same again.
@@ -41,8 +48,41 @@ fn outer_aad(ctx: &TokenContext, header: &[u8]) -> Vec<u8> {
     e.into_writer()
 }
 
+fn header(fleet_epoch: u64, domain_key_version: u64) -> Vec<u8> {
+    let mut header = Vec::with_capacity(LATER_LEN);
+    header.push(if domain_key_version == 1 { FIRST } else { LATER });
+    header.extend_from_slice(&fleet_epoch.to_be_bytes());
+    if domain_key_version != 1 {
+        header.extend_from_slice(&domain_key_version.to_be_bytes());
+    }
+    header
+}
+
+/// What stands before a token's sealed text: its length, the fleet epoch, the domain's key version.
+fn read_header(token: &[u8]) -> Result<(usize, u64, u64)> {
+    let number = |at: usize| u64::from_be_bytes(token[at..at + 8].try_into().expect("8 bytes"));
+    match (token.first(), token.len()) {
+        (Some(&FIRST), LEN) => Ok((FIRST_HEADER_LEN, number(1), 1)),
+        (Some(&LATER), LATER_LEN) if number(FIRST_HEADER_LEN) >= 2 => {
+            Ok((LATER_HEADER_LEN, number(1), number(FIRST_HEADER_LEN)))
+        }
+        _ => fail(
+            Code::BadEncoding,
+            format!("an export token is {LEN} bytes of format {FIRST}, or {LATER_LEN} of format {LATER}"),
+        ),
+    }
+}
+
+/// The domain's key version that a token names; nothing of it is verified.
+///
+/// # Errors
+/// `bad_encoding` for another length or format.
+pub fn domain_key_version(token: &[u8]) -> Result<u64> {
+    read_header(token).map(|(_, _, version)| version)
+}
+
 /// Wraps `backing` under `domain_wrap`, then under `fleet_wrap`, the fleet's wrapping key of
-/// `fleet_epoch`. Returns [`LEN`] bytes.
+/// `fleet_epoch`. Returns [`LEN`] bytes for the domain's first key version, [`LATER_LEN`] for a later one.
 ///
 /// # Errors
 /// None in practice: `too_large` is for texts past GCM's limit.
@@ -54,9 +94,7 @@ pub fn wrap(
     fleet_epoch: u64,
     rng: &mut dyn CryptoRng,
 ) -> Result<Vec<u8>> {
-    let mut token = Vec::with_capacity(LEN);
-    token.push(VERSION);
-    token.extend_from_slice(&fleet_epoch.to_be_bytes());
+    let mut token = header(fleet_epoch, ctx.domain_key_version);
     let inner = sealed::seal(domain_wrap.expose(), label::TOKEN_INNER, &encode(ctx), backing.expose(), rng)?;
     let outer = sealed::seal(fleet_wrap.expose(), label::TOKEN_OUTER, &outer_aad(ctx, &token), &inner, rng)?;
     token.extend_from_slice(&outer);
@@ -68,7 +106,7 @@ pub fn wrap(
 /// `fleet_wrap_for_epoch` answers with the fleet's wrapping key of an epoch, if this module still has it.
 ///
 /// # Errors
-/// `bad_encoding` for another length or version; `no_fleet_key` when the fleet epoch's key is not here;
+/// `bad_encoding` for another length or format; `no_fleet_key` when the fleet epoch's key is not here;
 /// `key_commitment` for another key or context; `not_opened` when the token was altered.
 pub fn unwrap<'k>(
     token: &[u8],
@@ -76,14 +114,8 @@ pub fn unwrap<'k>(
     domain_wrap: &Secret<32>,
     fleet_wrap_for_epoch: &dyn Fn(u64) -> Option<&'k Secret<32>>,
 ) -> Result<Secret<32>> {
-    if token.len() != LEN || token[0] != VERSION {
-        return fail(
-            Code::BadEncoding,
-            format!("an export token has {LEN} bytes and begins with version {VERSION}"),
-        );
-    }
-    let (header, outer) = token.split_at(HEADER_LEN);
-    let epoch = u64::from_be_bytes(header[1..].try_into().expect("8 bytes"));
+    let (header_len, epoch, _) = read_header(token)?;
+    let (header, outer) = token.split_at(header_len);
     let Some(fleet_wrap) = fleet_wrap_for_epoch(epoch) else {
         return fail(Code::NoFleetKey, format!("the token needs the fleet key of fleet epoch {epoch}"));
     };

@@ -8,10 +8,9 @@ use zeroize::Zeroizing;
 
 use super::Module;
 use super::messages::KeyState;
-use super::records::token_context;
 use super::state::State;
 use crate::error::{Code, Result, fail};
-use crate::keys::{blob, random, token};
+use crate::keys::{blob, random};
 use crate::memory::Secret;
 use crate::rng::CryptoRng;
 
@@ -69,24 +68,14 @@ impl Module {
 }
 
 impl State {
-    /// One use of the lease of each domain that these keys belong to; nothing is spent where one is missing.
+    /// One use of the lease of each sharing that these keys are under; nothing is spent where one is missing.
     fn spend(&mut self, keys: &[&[u8; 16]], now: Duration) -> Result<()> {
         let mut domains = BTreeSet::new();
         for key_id in keys {
             self.usable(key_id)?;
-            domains.insert(self.keys[*key_id].body().domain.clone());
+            domains.insert(self.in_use(key_id)?.1);
         }
-        for domain in &domains {
-            if self.leases.get(domain).is_none_or(|lease| lease.over(now)) {
-                return fail(Code::NoLease, format!("no lease of {domain} is held"));
-            }
-        }
-        for domain in &domains {
-            if let Some(lease) = self.leases.get_mut(domain) {
-                lease.spend(now)?;
-            }
-        }
-        Ok(())
+        self.spend_leases(&domains, now)
     }
 
     fn encrypt(&mut self, key_id: &[u8; 16], plaintext: &[u8], context: Context<'_>) -> Result<Vec<u8>> {
@@ -121,22 +110,19 @@ impl State {
         version: u32,
         run: impl FnOnce(&Secret<32>, &mut dyn CryptoRng) -> Result<T>,
     ) -> Result<T> {
-        let record = self.keys[key_id].body();
-        let domain = &record.domain;
-        let Some(lease) = self.leases.get_mut(domain) else {
-            return fail(Code::NoLease, format!("no lease of {domain} is held"));
+        let (_, under) = self.in_use(key_id)?;
+        let Some(lease) = self.leases.get(&under) else {
+            return fail(Code::NoLease, format!("no lease of {under} is held"));
         };
         if let Some(backing) = lease.backing.get(&(*key_id, version)) {
             return run(backing, &mut *self.rng);
         }
-        let Some(sealed) = &record.token else {
-            return fail(Code::BadState, "the key has no material any more");
-        };
-        let wraps = &self.fleet_wraps;
-        let context = token_context(domain, *key_id, version);
-        let backing = token::unwrap(&sealed.0, &context, &lease.wrap, &|epoch| wraps.get(&epoch))?;
+        let (token, _) = self.in_use(key_id)?;
+        let backing = self.open_token(self.keys[key_id].body(), token)?;
         let out = run(&backing, &mut *self.rng);
-        lease.keep_backing((*key_id, version), backing);
+        if let Some(lease) = self.leases.get_mut(&under) {
+            lease.keep_backing((*key_id, version), backing);
+        }
         out
     }
 }

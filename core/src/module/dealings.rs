@@ -48,7 +48,8 @@ pub fn sealed_hash(sealed: &[u8]) -> Hash {
     Hash(digest("quorate/v1/epoch/sealed-sub-share", sealed))
 }
 
-/// What each dealing of a plan counts for: one at a creation, else Lagrange's coefficient of the dealt index.
+/// What each dealing of a plan counts for: one where fresh secrets are dealt, else Lagrange's coefficient of the dealt
+/// index.
 pub fn weights(plan: &Plan) -> Result<Vec<Weight>> {
     let indices: Option<Vec<ShareIndex>> = plan.dealers.iter().map(|d| d.index).collect();
     indices.map_or_else(|| Ok(vec![Weight::ONE; plan.dealers.len()]), |xs| sharing::lagrange_at_zero(&xs))

@@ -11,7 +11,8 @@ use zeroize::Zeroizing;
 
 use super::Module;
 use super::dealings::{Made, SubShare};
-use super::messages::{Activated, Configuration, Erased, Plan, PlanKey, Prepared, Seat};
+use super::messages::{Activated, Configuration, Erased, Plan, PlanKey, Prepared, Purpose, Seat};
+use super::rotation;
 use super::state::{HeldEpoch, OpenPlan, State, must};
 use super::store::{self, EpochRecord, EpochState};
 use super::usage::{Reserved, Usage};
@@ -191,18 +192,18 @@ impl Module {
 }
 
 /// What an epoch leaves in the vault, by name, to be erased.
-struct Gone {
+pub struct Gone {
     epoch: Vec<u8>,
     shares: Vec<Vec<u8>>,
 }
 
 impl Gone {
-    fn new(domain: &DomainId, epoch: Epoch, held: &HeldEpoch) -> Self {
+    pub fn new(domain: &DomainId, epoch: Epoch, held: &HeldEpoch) -> Self {
         let shares = held.shares.keys().map(|x| store::share_id(domain, epoch, *x)).collect();
         Self { epoch: store::epoch_id(domain, epoch), shares }
     }
 
-    fn changes(&self) -> Vec<Change<'_>> {
+    pub fn changes(&self) -> Vec<Change<'_>> {
         let mut changes = vec![Change::Delete { table: store::EPOCH, id: &self.epoch }];
         for id in &self.shares {
             changes.push(Change::Erase { table: store::SHARE, id });
@@ -283,6 +284,7 @@ impl State {
         if (&c.domain, c.epoch) != (&p.domain, p.to_epoch) {
             return fail(Code::WrongEpoch, "the configuration and its plan name different epochs");
         }
+        self.refuse_dropped(&c.domain)?;
         if p.threshold < self.charter(&c.domain)?.threshold_floor {
             return fail(Code::OutsideCharter, "this epoch's threshold is below its charter's floor");
         }
@@ -300,6 +302,16 @@ impl State {
             if current.configuration.body().commitments.constant() != c.commitments.constant() {
                 return fail(Code::BadCommitments, "this epoch would be one of another key");
             }
+        } else if c.domain.key_version() > 1
+            && self.serving(&c.domain.at_version(c.domain.key_version() - 1)?).is_ok()
+        {
+            // One that holds the version before has a seat in the first epoch of this one, and has dealt for it.
+            if p.purpose != Purpose::Rotate {
+                return fail(Code::OutsideCharter, "a later key version begins with a rotation");
+            }
+            rotation::check_rotation(p)?;
+            let from = self.dealt_epoch(p)?;
+            self.check_configuration(configuration, &plan, from, dealings)?;
         }
         let held = HeldEpoch::open(configuration.clone(), EpochState::Pending, p.clone())?;
         if self.burnt.get(&c.domain).is_none_or(|b| *b < c.epoch) {

@@ -20,6 +20,8 @@ use crate::sharing::Shape;
 
 /// What a plan is made of, beside the charter.
 pub struct PlanOrder {
+    /// The domain's key version that it is of.
+    pub key_version: u64,
     pub purpose: Purpose,
     pub from_epoch: Epoch,
     pub to_epoch: Epoch,
@@ -124,7 +126,7 @@ impl Module {
             let shape = Shape::new(u64::from(order.threshold), order.committee.len() as u64)?;
             let plan = Plan {
                 fleet: s.fleet()?,
-                domain: charter.body().domain.clone(),
+                domain: charter.body().domain.at_version(order.key_version)?,
                 charter: charter.hash(),
                 purpose: order.purpose,
                 from_epoch: order.from_epoch,

@@ -28,7 +28,10 @@ words!(
 );
 words!(
     /// Why an epoch is made.
-    Purpose { Create = "create", Refresh = "refresh", Reshare = "reshare", Repair = "repair", Restore = "restore" }
+    Purpose {
+        Create = "create", Refresh = "refresh", Reshare = "reshare", Repair = "repair", Restore = "restore",
+        Rotate = "rotate",
+    }
 );
 words!(
     /// How a session ended, in its requester's words.
@@ -85,7 +88,7 @@ record! {
 }
 
 record! {
-    /// One dealer of a plan; `index` is the old index whose share it deals, none at creation.
+    /// One dealer of a plan; `index` is the old index whose share it deals, none at a creation or a rotation.
     pub struct Dealer { pub node: NodeId, pub index: Option<ShareIndex> }
 }
 
@@ -291,6 +294,21 @@ statements! {
         pub below: Epoch,
         /// The configuration of epoch `below`, which the erase certificate was for.
         pub configuration: Hash,
+    }
+
+    /// Nothing in this module needs a domain's key version any more: no key has its token under it, and of each that
+    /// was wrapped anew, the new token was opened and has the same material.
+    pub struct Clean = "quorate/v1/key/clean" {
+        pub fleet: FleetId,
+        pub domain: DomainId,
+        pub key_version: u64,
+    }
+
+    /// Receipt: no share of this key version of the domain, or of one below, is left in the module.
+    pub struct Dropped = "quorate/v1/key/dropped" {
+        pub fleet: FleetId,
+        pub domain: DomainId,
+        pub key_version: u64,
     }
 
     /// A module asks for a session; the KEM key is made for this session alone.

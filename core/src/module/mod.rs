@@ -3,8 +3,9 @@
 //!
 //! A file for each group of commands: `enrolment` (who is who), `hub` (what only the hub's module does),
 //! `plans`, `dealings`, `disputes` and `epochs` (what may be changed; by what; who lied; when it holds), `sessions`
-//! (asking and answering), `records` (charters, keys, access), `client` (what an application asked for), `fleet` (fleet messages). Values they share: `roster`,
-//! `usage`, `lease`, `messages`. `operator` is the operator key, which lives with the CLI.
+//! (asking and answering), `records` (charters, keys, access), `rotation` (a domain's key versions), `client` (what an
+//! application asked for), `fleet` (fleet messages). Values they share: `roster`, `usage`, `lease`, `messages`.
+//! `operator` is the operator key, which lives with the CLI.
 //!
 //! Not here: sockets, orchestration, wall clocks (an argument where a certificate needs one).
 
@@ -23,6 +24,7 @@ pub mod operator;
 mod plans;
 mod records;
 mod roster;
+mod rotation;
 mod sessions;
 mod state;
 mod store;

@@ -184,6 +184,7 @@ impl Operator {
 
     /// Signs a charter; version and parent follow `parent`.
     pub fn charter(&self, mut charter: Charter, parent: Option<&[u8]>) -> Result<Vec<u8>> {
+        charter.domain.require_base()?;
         charter.fleet = self.fleet;
         (charter.version, charter.parent) = match parent {
             None => (1, Hash([0; 32])),

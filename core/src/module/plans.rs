@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::epochs::own_seats;
 use super::messages::{Charter, Dealer, DealerKind, Mode, Plan, PlanKey, Purpose, Role};
+use super::rotation;
 use super::state::{HeldEpoch, State, unknown_domain};
 use super::store::{self, EpochState};
 use crate::encoding::encode;
@@ -22,8 +23,10 @@ const MAX_NUMBER_STEP: u64 = 1 << 32;
 impl State {
     /// What a module refuses in a plan, whoever signed it (docs/protocols/epoch-change.md, "1. Plan").
     pub fn check_plan(&self, p: &Plan) -> Result<()> {
-        let Some(charter) = self.charters.get(&p.domain) else { return Err(unknown_domain(&p.domain)) };
+        let base = p.domain.base();
+        let Some(charter) = self.charters.get(&base) else { return Err(unknown_domain(&base)) };
         let c = charter.body();
+        self.refuse_dropped(&p.domain)?;
         let outside = |what: &str| {
             fail(Code::OutsideCharter, format!("the charter of {} does not allow {what}", p.domain))
         };
@@ -52,6 +55,7 @@ impl State {
         }
         match p.purpose {
             Purpose::Create => self.check_creation(p)?,
+            Purpose::Rotate => rotation::check_rotation(p)?,
             Purpose::Refresh | Purpose::Reshare | Purpose::Repair => check_redealing(p)?,
             Purpose::Restore => return fail(Code::BadState, "this version restores no epoch from backups"),
         }
@@ -89,24 +93,29 @@ impl State {
         if &dealer.node != self.roster()?.hub() || dealer.index.is_some() || p.from_epoch != Epoch(0) {
             return fail(Code::OutsideCharter, format!("the charter of {} wants the hub to deal", p.domain));
         }
+        if !p.domain.is_base() {
+            return fail(Code::OutsideCharter, "a later key version of a domain is dealt by its members");
+        }
         Ok(())
     }
 
-    /// The epoch whose shares a plan deals, as this module knows it; none at a creation, where none may be known.
+    /// The epoch whose shares a plan deals, as this module knows it; none at a creation or a rotation, where none may
+    /// be known.
     ///
     /// # Errors
-    /// `already_exists`, `wrong_epoch`, `outside_charter`.
+    /// `already_exists`, `wrong_epoch`, `outside_charter`; at a rotation `bad_state`.
     pub fn dealt_epoch(&self, p: &Plan) -> Result<Option<&HeldEpoch>> {
         let mut committed =
             self.epochs.get(&p.domain).into_iter().flatten().filter(|(_, h)| h.state.is_committed());
-        if p.purpose == Purpose::Create {
-            return match committed.next() {
-                None => Ok(None),
-                Some(_) => fail(
-                    Code::AlreadyExists,
-                    format!("{} has a committed epoch; it cannot be created again", p.domain),
-                ),
-            };
+        if matches!(p.purpose, Purpose::Create | Purpose::Rotate) {
+            if committed.next().is_some() {
+                let what = format!("{} has a committed epoch; it cannot be created again", p.domain);
+                return fail(Code::AlreadyExists, what);
+            }
+            if p.purpose == Purpose::Rotate {
+                self.check_succession(p)?;
+            }
+            return Ok(None);
         }
         let Some((_, from)) = committed.find(|(e, _)| **e == p.from_epoch) else {
             let what = format!("epoch {} of {} is not committed here", p.from_epoch, p.domain);
@@ -136,16 +145,16 @@ impl State {
         Ok(Some(from))
     }
 
-    /// A dealer of old shares: it holds them, and this is the one plan that it knows for the number.
+    /// A dealer of old shares holds them; and for a member that deals, this is the one plan that it knows for the
+    /// number.
     pub fn may_deal(&mut self, plan: &Signed<Plan>, own: &[Dealer]) -> Result<()> {
         let p = plan.body();
-        if own.iter().all(|d| d.index.is_none()) {
+        if p.purpose == Purpose::Create {
             return Ok(());
         }
-        let Some(from) = self.dealt_epoch(p)? else {
-            return fail(Code::BadState, "a first epoch has no shares to deal");
-        };
-        if own.iter().any(|d| d.index.is_none_or(|x| !from.shares.contains_key(&x))) {
+        if let Some(from) = self.dealt_epoch(p)?
+            && own.iter().any(|d| d.index.is_none_or(|x| !from.shares.contains_key(&x)))
+        {
             return fail(Code::NotAMember, "this module does not hold the share that it is to deal");
         }
         if own_seats(p, &self.name).is_empty() {
@@ -216,7 +225,7 @@ impl State {
             by_index.insert(key.body().index, key);
         }
         let need = match p.purpose {
-            Purpose::Create => committee.len(),
+            Purpose::Create | Purpose::Rotate => committee.len(),
             _ => usize::from(p.threshold) + usize::from(p.margin),
         };
         if by_index.len() < need {
@@ -229,6 +238,7 @@ impl State {
     pub fn learn_charter(&mut self, bytes: &[u8]) -> Result<bool> {
         let charter = self.verify_operator::<Charter>(bytes)?;
         let c = charter.body();
+        c.domain.require_base()?;
         if let Some(known) = self.charters.get(&c.domain) {
             let (version, hash) = (known.body().version, known.hash());
             if hash == charter.hash() {

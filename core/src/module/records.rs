@@ -1,6 +1,8 @@
 //! Signed records that a module keeps: charters, access keys, KMS keys, aliases. Each carries a version
 //! and its parent's hash; a lower or a conflicting version is refused.
 
+use std::collections::BTreeSet;
+
 use super::Module;
 use super::messages::{AccessKey, AccessRole, AliasRecord, Charter, KeyRecord, KeyState, Role, Tag};
 use super::state::State;
@@ -85,13 +87,13 @@ impl Module {
                 return fail(Code::NoFleetKey, "this module has no fleet key yet");
             };
             let backing = Secret::random(&mut *s.rng)?;
-            let Some(lease) = s.leases.get_mut(domain) else {
-                return fail(Code::NoLease, format!("no lease of {domain} is held"));
-            };
-            lease.spend(now)?;
-            let fleet_wrap = &s.fleet_wraps[&fleet_epoch];
-            let context = token_context(domain, key_id, 1);
-            let token = token::wrap(&backing, &context, &lease.wrap, fleet_wrap, fleet_epoch, &mut *s.rng)?;
+            domain.require_base()?;
+            // Without an epoch of it there is no lease of it either.
+            let under = s.newest(domain).unwrap_or_else(|_| domain.clone());
+            s.spend_leases(&BTreeSet::from([under.clone()]), now)?;
+            let (wrap, fleet_wrap) = (&s.leases[&under].wrap, &s.fleet_wraps[&fleet_epoch]);
+            let context = token_context(&under, key_id, 1);
+            let token = token::wrap(&backing, &context, wrap, fleet_wrap, fleet_epoch, &mut *s.rng)?;
             let record = KeyRecord {
                 fleet: s.fleet()?,
                 key_id,
@@ -188,14 +190,18 @@ impl Module {
     }
 }
 
-pub fn token_context(domain: &DomainId, key_id: [u8; 16], key_version: u32) -> token::TokenContext {
+/// `under`: the sharing of the domain that the token is wrapped under.
+pub fn token_context(under: &DomainId, key_id: [u8; 16], key_version: u32) -> token::TokenContext {
     token::TokenContext {
-        domain: domain.clone(),
+        domain: under.base(),
         key_id: key_id.iter().fold(String::new(), |hex, b| hex + &format!("{b:02x}")),
         key_version: u64::from(key_version),
-        domain_key_version: super::sessions::DOMAIN_KEY_VERSION,
+        domain_key_version: under.key_version(),
     }
 }
+
+/// Table, id, and a value; none deletes.
+type Written = (&'static str, Vec<u8>, Option<Vec<u8>>);
 
 enum Checked {
     Charter,
@@ -218,15 +224,20 @@ impl State {
                 Ok(record) => {
                     // A later record of the same list may follow this one, so it counts at once; nobody
                     // sees it before the commit below.
-                    fresh.push(self.remember(record, bytes));
+                    fresh.extend(self.remember(record, bytes));
                     out.push(Learnt::New);
                 }
                 Err(e) if self.vault.is_failed() => return Err(e),
                 Err(e) => out.push(Learnt::Refused(e)),
             }
         }
-        let changes: Vec<_> =
-            fresh.iter().map(|(table, id, value)| Change::Put { table, id, value }).collect();
+        let changes: Vec<_> = fresh
+            .iter()
+            .map(|(table, id, value)| match value {
+                Some(value) => Change::Put { table, id, value },
+                None => Change::Delete { table, id },
+            })
+            .collect();
         if !changes.is_empty() {
             self.commit(&changes)?;
         }
@@ -257,7 +268,8 @@ impl State {
                 if !follows(version, next.body().version, next.body().parent, next.hash())? {
                     return Ok(Checked::Known);
                 }
-                check_material(known.map(statement::Signed::body), next.body())?;
+                let served = self.newest_served(&next.body().domain);
+                check_material(known.map(statement::Signed::body), next.body(), served)?;
                 Ok(Checked::Key(Box::new(next)))
             }
             AliasRecord::LABEL => {
@@ -276,15 +288,16 @@ impl State {
         }
     }
 
-    fn remember(&mut self, record: Checked, bytes: &[u8]) -> (&'static str, Vec<u8>, Vec<u8>) {
-        let value = bytes.to_vec();
+    /// What is to be written for a record that counts from now on.
+    fn remember(&mut self, record: Checked, bytes: &[u8]) -> Vec<Written> {
+        let value = Some(bytes.to_vec());
         match record {
             Checked::Access(key) => {
                 let id = key.body().access_key_id.clone();
                 // A new version may disable the key: what was derived from it goes.
                 self.signing_keys.retain(|scope, _| !scope.starts_with(&format!("{id}/")));
                 self.access.insert(id.clone(), *key);
-                (store::ACCESS, id.into_bytes(), value)
+                vec![(store::ACCESS, id.into_bytes(), value)]
             }
             Checked::Key(key) => {
                 let id = key.body().key_id;
@@ -293,13 +306,15 @@ impl State {
                         lease.backing.retain(|(held, _), _| held != &id);
                     }
                 }
+                let kept = self.keep_before(key.body(), key.signer());
                 self.keys.insert(id, *key);
-                (store::KEY, id.to_vec(), value)
+                let kept = kept.map(|(id, token)| (store::KEPT, id, token));
+                [(store::KEY, id.to_vec(), value)].into_iter().chain(kept).collect()
             }
             Checked::Alias(alias) => {
                 let id = alias.body().alias.clone();
                 self.aliases.insert(id.clone(), *alias);
-                (store::ALIAS, id.into_bytes(), value)
+                vec![(store::ALIAS, id.into_bytes(), value)]
             }
             Checked::Charter | Checked::Known => {
                 unreachable!("only new records of the three kinds are remembered")
@@ -352,19 +367,36 @@ pub fn fleet_use_key(fleet_key: &Secret<32>, purpose: &str) -> Result<Secret<32>
     Ok(out)
 }
 
-/// A key has material until it is deleted, and always the same: no member can put other material, or
-/// none, in its place.
-fn check_material(old: Option<&KeyRecord>, new: &KeyRecord) -> Result<()> {
+/// A key has material until it is deleted, and always the same: no member can put other material, or none, in its
+/// place. The token may change for one under the same or a later key version of the domain, not under the first: what
+/// it holds is compared with what is kept of the one before (`rotation`). `served`: the domain's newest key version
+/// here, if this module is a member; a token of a far later one is of none.
+fn check_material(old: Option<&KeyRecord>, new: &KeyRecord, served: Option<u64>) -> Result<()> {
+    new.domain.require_base()?;
     let deleted = new.state == KeyState::Deleted;
     if deleted != new.token.is_none() {
         return fail(Code::BadState, "a key has material until it is deleted, and none afterwards");
     }
+    let under = new.token.as_ref().map(|t| token::domain_key_version(&t.0)).transpose()?;
+    if let (Some(under), Some(served)) = (under, served)
+        && under > served.saturating_add(1)
+    {
+        return fail(Code::BadState, format!("there is no key version {under} of {}", new.domain));
+    }
     let Some(old) = old else { return Ok(()) };
     let fixed = |r: &KeyRecord| (r.domain.clone(), r.created, r.key_version);
-    if fixed(old) != fixed(new) || (!deleted && old.token != new.token) {
+    if fixed(old) != fixed(new) {
         return fail(Code::BadState, "a key's domain, creation and material never change");
     }
-    Ok(())
+    if old.token == new.token {
+        return Ok(());
+    }
+    let before = old.token.as_ref().map(|t| token::domain_key_version(&t.0).unwrap_or(1));
+    match (before, under) {
+        (_, None) => Ok(()),
+        (Some(before), Some(under)) if under >= before.max(2) => Ok(()),
+        _ => fail(Code::BadState, "a key's material is wrapped anew under a later key version, or stays"),
+    }
 }
 
 /// The furthest that one record may move a version: a thief of a signing key cannot use up the versions

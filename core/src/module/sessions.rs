@@ -26,8 +26,6 @@ use crate::vault::Change;
 const SESSION_TTL: Duration = Duration::from_secs(5);
 /// What a session is for: this version has one purpose.
 const UNLOCK: &str = "unlock";
-/// The domain key's version; rotation of domain keys comes with a later version.
-pub const DOMAIN_KEY_VERSION: u64 = 1;
 
 /// A session that this module asked for.
 pub struct OpenSession {
@@ -209,9 +207,13 @@ impl Module {
         self.with(|s, now| Ok(s.leases.get(domain).map(|l| l.remaining(now))))
     }
 
-    /// Drops the domain's lease now; true if there was one.
+    /// Drops the leases of the domain's key versions now; true if there was one.
     pub fn lock(&self, domain: &DomainId) -> Result<bool> {
-        self.with(|s, _| Ok(s.leases.remove(domain).is_some()))
+        self.with(|s, _| {
+            let before = s.leases.len();
+            s.leases.retain(|name, _| name.base() != domain.base());
+            Ok(s.leases.len() < before)
+        })
     }
 
     /// Erases all that is in use, as a process does when it begins to stop: leases, open sessions, signing keys,
@@ -357,7 +359,7 @@ impl State {
         }
         progress.have = open.shares.len();
         if let Some(secret) = combined {
-            let wrap = domain_use_key(secret.expose(), &domain, DOMAIN_KEY_VERSION, "wrap")?;
+            let wrap = domain_use_key(secret.expose(), &domain.base(), domain.key_version(), "wrap")?;
             self.leases.insert(domain, Lease::start(wrap, &limits, now));
             progress.closed = Some(self.closed(open, Outcome::Combined)?);
         }

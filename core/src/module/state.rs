@@ -12,6 +12,7 @@ use super::lease::Lease;
 use super::messages::{AccessKey, AliasRecord, Charter, Configuration, KeyRecord, Plan};
 use super::records::fleet_use_key;
 use super::roster::Roster;
+use super::rotation::Kept;
 use super::sessions::OpenSession;
 use super::store::{self, EpochRecord, EpochState, OldEpochRecord, Pins, stored};
 use super::usage::{Reserved, Usage};
@@ -61,6 +62,10 @@ pub struct State {
     /// `SigV4` signing keys by `access key id/date/region/service`.
     pub signing_keys: HashMap<String, Secret<32>>,
     pub keys: HashMap<[u8; 16], Signed<KeyRecord>>,
+    /// Of keys whose record has another token now: the one before.
+    pub kept: HashMap<[u8; 16], Kept>,
+    /// The highest key version of each domain that was dropped here.
+    pub dropped: BTreeMap<DomainId, u64>,
     pub aliases: HashMap<String, Signed<AliasRecord>>,
     #[cfg(feature = "testing")]
     pub corrupt_answers: bool,
@@ -194,6 +199,8 @@ impl State {
             access: HashMap::new(),
             signing_keys: HashMap::new(),
             keys: HashMap::new(),
+            kept: HashMap::new(),
+            dropped: BTreeMap::new(),
             aliases: HashMap::new(),
             #[cfg(feature = "testing")]
             corrupt_answers: false,
@@ -231,6 +238,12 @@ impl State {
         for (_, bytes) in self.vault.list(store::KEY)? {
             let key: Signed<KeyRecord> = statement::read_unverified(&bytes)?;
             self.keys.insert(key.body().key_id, key);
+        }
+        for (id, bytes) in self.vault.list(store::KEPT)? {
+            self.kept.insert(*array(&id)?, Kept::stored(&bytes)?);
+        }
+        for (id, bytes) in self.vault.list(store::DROPPED)? {
+            self.dropped.insert(stored(&id)?, stored(&bytes)?);
         }
         for (_, bytes) in self.vault.list(store::ALIAS)? {
             let alias: Signed<AliasRecord> = statement::read_unverified(&bytes)?;
@@ -318,7 +331,7 @@ impl State {
     }
 
     pub fn charter(&self, domain: &DomainId) -> Result<&Charter> {
-        self.charters.get(domain).map(Approved::body).ok_or_else(|| unknown_domain(domain))
+        self.charters.get(&domain.base()).map(Approved::body).ok_or_else(|| unknown_domain(domain))
     }
 
     /// An epoch of `domain` by its number, if this module knows it.

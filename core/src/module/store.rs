@@ -25,6 +25,9 @@ pub const USAGE: &str = "usage";
 pub const ACCESS: &str = "access";
 pub const KEY: &str = "key";
 pub const ALIAS: &str = "alias";
+/// Tokens that were replaced, as `rotation::KeptRecord`, until their key version is dropped.
+pub const KEPT: &str = "kept";
+pub const DROPPED: &str = "dropped";
 
 /// The id of a table's only record.
 pub const ONLY: &[u8] = b"";

@@ -380,6 +380,7 @@ pub fn charter() -> Charter {
 
 pub fn order(to: u64) -> PlanOrder {
     PlanOrder {
+        key_version: 1,
         purpose: Purpose::Create,
         from_epoch: Epoch(0),
         to_epoch: Epoch(to),

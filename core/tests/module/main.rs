@@ -13,5 +13,6 @@ mod keys;
 mod messages;
 mod plans;
 mod redealing;
+mod rotation;
 mod sessions;
 mod stack;

@@ -41,6 +41,7 @@ impl Change {
 /// `to` from `from`, dealt by the indices `dealers`, each at the node of its number.
 pub fn order(purpose: Purpose, from: u64, to: u64, dealers: &[u8]) -> PlanOrder {
     PlanOrder {
+        key_version: 1,
         purpose,
         from_epoch: Epoch(from),
         to_epoch: Epoch(to),
