@@ -8,6 +8,7 @@ Not here: anything that does something.
 import re
 from dataclasses import dataclass
 
+_NUMBER = re.compile(r"[1-9][0-9]{0,19}", re.ASCII)
 _LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
 
 Instant = float
@@ -41,12 +42,37 @@ HUB = NodeId("hub")
 
 @dataclass(frozen=True, slots=True, order=True)
 class DomainId:
-    """A domain's name, a DNS label (RFC 1123 §2.1)."""
+    """A domain's name, a DNS label (RFC 1123 §2.1), which is its first key version's too; a later version, which is a
+    sharing of its own, has its number behind: `default`, `default.2`.
+    """
 
     value: str
 
     def __post_init__(self) -> None:
-        _check_label("domain name", self.value)
+        base, dot, version = self.value.partition(".")
+        _check_label("domain name", base)
+        if dot and not (_NUMBER.fullmatch(version) and 2 <= int(version) < 1 << 64):
+            raise ValueError(f"a key version after a dot is 2 or more, got {self.value[:80]!r}")
+
+    @classmethod
+    def named(cls, text: str) -> "DomainId":
+        """A domain as people and charters name it. Raises `ValueError`, also for one key version's name."""
+        _check_label("domain name", text)
+        return cls(text)
+
+    @property
+    def base(self) -> "DomainId":
+        """The domain that this is a key version of."""
+        return DomainId(self.value.partition(".")[0])
+
+    @property
+    def key_version(self) -> int:
+        return int(self.value.partition(".")[2] or 1)
+
+    def at_version(self, version: int) -> "DomainId":
+        """Key version `version` of the domain that this one is of."""
+        base = self.value.partition(".")[0]
+        return DomainId(base if version == 1 else f"{base}.{version}")
 
     def __hash__(self) -> int:
         return hash(self.value)

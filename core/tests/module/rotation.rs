@@ -15,6 +15,9 @@ use crate::fixture::{
 };
 use crate::redealing::{Change, activate, deal, prepare};
 
+/// Changes an honest plan, and a part of the reason for which it is refused then.
+type Case = (fn(&mut Plan), &'static str);
+
 const ALL: [u8; 5] = [1, 2, 3, 4, 5];
 const KEY: [u8; 16] = [9; 16];
 const OTHER: [u8; 16] = [8; 16];
@@ -244,7 +247,7 @@ fn n92_a_rotation_is_dealt_by_the_members_and_never_by_the_hub() {
 fn n94_the_dealers_of_a_rotation_are_all_members_of_its_committee() {
     let (fleet, _) = with_a_key();
     let honest: Plan = said(&fleet.hub.plan(&fleet.charter, rotation(2)).expect("planned"));
-    let cases: [(fn(&mut Plan), &str); 7] = [
+    let cases: [Case; 7] = [
         (|p| p.dealers.truncate(4), "by each node"),
         (|p| p.dealers.clear(), "by each node"),
         (|p| p.dealers[1].node = node_id(1), "by each node"),

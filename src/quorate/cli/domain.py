@@ -19,12 +19,18 @@ from quorate.cli.output import result, say, table
 from quorate.errors import BadInput
 from quorate.local.layout import Layout
 
+_POLL_SECONDS = 0.25
+
 app = group("Domains: who shares a key, and with what threshold.")
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The domain.")]
 RefreshEvery = Annotated[
     str | None,
     typer.Option(metavar="TIME", help="30s, 15m, 12h, 7d, or 0 for never.", show_default="24h"),
+]
+RotateEvery = Annotated[
+    str | None,
+    typer.Option(metavar="TIME", help="A new key each 12h, 30d, …, or 0 for never.", show_default="never"),
 ]
 
 
@@ -46,6 +52,7 @@ def create(
         typer.Option(help="The least threshold that it may ever have.", show_default="the threshold"),
     ] = None,
     refresh_every: RefreshEvery = None,
+    rotate_every: RotateEvery = None,
     mode: Annotated[str, typer.Option(help="reconstruct")] = "reconstruct",
     dealer: Annotated[str, typer.Option(help="hub")] = "hub",
     operator: OperatorDir = None,
@@ -67,12 +74,13 @@ def create(
         if value != here:
             raise typer.BadParameter(f"{value!r} is not {here}", param_hint=option)
     try:
-        DomainId(name)
+        DomainId.named(name)
     except ValueError as why:
         raise typer.BadParameter(str(why), param_hint="NAME") from why
     key = acts.open_key(operator_directory(data, operator), operator_passphrase)
     hub = AdminClient(Layout.at(data).admin_socket)
     lease = acts.Lease(lease_seconds, lease_uses)
+    every = None if rotate_every is None else seconds(rotate_every, "--rotate-every")
     made = asyncio.run(
         acts.create_domain(
             key,
@@ -85,6 +93,9 @@ def create(
             lease=lease,
         )
     )
+    if every is not None:
+        asyncio.run(hub.set_domain(name, rotate_every=every))
+        made["rotate_every"] = every
     _made(name, made, json)
 
 
@@ -132,6 +143,47 @@ def reshare(
     _made(name, made, json)
 
 
+@command(app, "rotate-key", "quorate domain rotate-key default")
+def rotate_key(
+    name: Name,
+    wait: Annotated[
+        bool, typer.Option("--wait/--no-wait", help="Until the old key is erased everywhere.")
+    ] = True,
+    data: Data = DEFAULT_DATA,
+    json: Json = False,
+) -> None:
+    """Give the domain a new key, wrap its KMS keys under it, and erase the old one. Ciphertexts stay as they are."""
+    from quorate.client import AdminClient
+
+    hub = AdminClient(Layout.at(data).admin_socket)
+    begun = asyncio.run(hub.rotate(name))
+    to = begun["key_version"]
+    say(f"key version {to} is shared")
+    done = asyncio.run(_rotated(hub, name, to)) if wait else begun
+    how = "in use; the one before is erased" if wait else "shared; `quorate domain show` tells how far it is"
+    result(done, as_json=json, text=f"{name}: key version {to} is {how}")
+
+
+async def _rotated(hub: Any, name: str, to: int) -> dict[str, Any]:
+    """The domain once its rotation is over; what changes meanwhile is told."""
+    from quorate.errors import HubUnreachable
+
+    told = ""
+    while True:
+        try:
+            domains = (await hub.status())["domains"]
+        except HubUnreachable:
+            domains = None  # it goes on with the rotation when it is back
+        if domains is not None:
+            domain: dict[str, Any] = next(each for each in domains if each["name"] == name)
+            if (domain["rotation"] or {"to": 0})["to"] != to:
+                return domain
+            if (now := rotation(domain)) != told:
+                say(f"  {now}")
+                told = now
+        await asyncio.sleep(_POLL_SECONDS)
+
+
 @command(app, "abort", "quorate domain abort default --reason 'node-3 is being replaced'")
 def abort(
     name: Name,
@@ -139,7 +191,7 @@ def abort(
     data: Data = DEFAULT_DATA,
     json: Json = False,
 ) -> None:
-    """Give the epoch change that is under way up. Once it is committed, nothing can."""
+    """Give the epoch change that is under way up. Once it is committed, nothing can; nor a rotation after that."""
     from quorate.client import AdminClient
 
     done = asyncio.run(AdminClient(Layout.at(data).admin_socket).abort(name, reason))
@@ -152,18 +204,25 @@ def abort(
 def set_(
     name: Name,
     refresh_every: RefreshEvery = None,
+    rotate_every: RotateEvery = None,
     data: Data = DEFAULT_DATA,
     json: Json = False,
 ) -> None:
     """Change what the hub does for a domain by itself."""
     from quorate.client import AdminClient
 
-    if refresh_every is None:
-        raise typer.BadParameter("nothing to set", param_hint="--refresh-every")
+    if refresh_every is None and rotate_every is None:
+        raise typer.BadParameter("nothing to set", param_hint="--refresh-every, --rotate-every")
+    refresh = None if refresh_every is None else seconds(refresh_every)
+    every = None if rotate_every is None else seconds(rotate_every, "--rotate-every")
     hub = AdminClient(Layout.at(data).admin_socket)
-    done = asyncio.run(hub.set_domain(name, refresh_every=seconds(refresh_every)))
-    every = f"every {done['refresh_every']} s" if done["refresh_every"] else "on request only"
-    result(done, as_json=json, text=f"{name} is refreshed {every}")
+    done = asyncio.run(hub.set_domain(name, refresh_every=refresh, rotate_every=every))
+    refreshed, rotated = _how_often(done["refresh_every"]), _how_often(done["rotate_every"])
+    result(done, as_json=json, text=f"{name} is refreshed {refreshed}, its key rotated {rotated}")
+
+
+def _how_often(every: int) -> str:
+    return f"every {every} s" if every else "on request only"
 
 
 @command(app, "list", "quorate domain list")
@@ -175,6 +234,7 @@ def list_(data: Data = DEFAULT_DATA, json: Json = False) -> None:
             each["name"],
             each["mode"],
             f"{each['threshold']} of {each['shards']}",
+            each.get("key_version", 1),
             each["epoch"],
             each["live"],
             each["margin"],
@@ -182,7 +242,7 @@ def list_(data: Data = DEFAULT_DATA, json: Json = False) -> None:
         ]
         for each in domains
     ]
-    columns = ["domain", "mode", "quorum", "epoch", "live", "margin", "state"]
+    columns = ["domain", "mode", "quorum", "key", "epoch", "live", "margin", "state"]
     result(domains, as_json=json, text=table(columns, rows))
 
 
@@ -195,7 +255,12 @@ def show(name: Name, data: Data = DEFAULT_DATA, json: Json = False) -> None:
     else:
         raise BadInput(f"there is no domain {name}", remedy="see `quorate domain list`")
     members = ", ".join(f"{member['index']}: {member['node']}" for member in each.get("members", []))
-    special = {"members": members, "earlier": _earlier(each), "change": _change(each)}
+    special = {
+        "members": members,
+        "earlier": _earlier(each),
+        "change": _change(each),
+        "rotation": rotation(each),
+    }
     rows = [[field, special.get(field, _plain(value))] for field, value in each.items()]
     result(each, as_json=json, text=table(["field", "value"], rows))
 
@@ -222,6 +287,17 @@ def _change(domain: dict[str, Any]) -> str:
     return f"{change['purpose']} to epoch {change['epoch']}: {change['phase']} for {change['seconds']:.1f} s{waits}"
 
 
+def rotation(domain: dict[str, Any]) -> str:
+    """The rotation that is under way."""
+    found = domain.get("rotation")
+    if not found:
+        return ""
+    waits = f", waits for {', '.join(found['waits_for'])}" if found["waits_for"] else ""
+    wrong = f", {found['wrong']} wrong" if found.get("wrong") else ""
+    keys = f"{found['rewrapped']} of {found['keys']} keys under it{wrong}"
+    return f"to key version {found['to']}: {found['phase']}, {keys}{waits}"
+
+
 @command(app, "lock", "quorate domain lock default")
 def lock(name: Name, data: Data = DEFAULT_DATA, json: Json = False) -> None:
     """Drop every lease of the domain now: the next use needs a fresh quorum."""
@@ -242,12 +318,12 @@ def _made(name: str, made: dict[str, Any], json: bool) -> None:
         say(f"without a shard of it until they are back and repaired: {', '.join(made['without'])}")
 
 
-def seconds(text: str) -> int:
+def seconds(text: str, option: str = "--refresh-every") -> int:
     """A time as people write it. Raises `typer.BadParameter`."""
     units = {"s": 1, "m": 60, "h": 3600, "d": 86400}
     number, unit = (text[:-1], text[-1:]) if text[-1:] in units else (text, "s")
     if not number.isdecimal():
-        raise typer.BadParameter(f"{text!r} is no time", param_hint="--refresh-every")
+        raise typer.BadParameter(f"{text!r} is no time", param_hint=option)
     return int(number) * units[unit]
 
 

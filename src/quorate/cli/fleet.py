@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from quorate.cli.domain import rotation
 from quorate.cli.node import nodes_table
 from quorate.cli.options import DEFAULT_DATA, Data, Json, command
 from quorate.cli.output import result, say, table
@@ -223,6 +224,7 @@ def _status_text(found: dict[str, Any]) -> str:
     ]
     domains = table(["domain", "quorum", "epoch", "live", "margin", "erasure debt", "state"], rows)
     lines = [head, f"hub {hub['state']}{pid}{until}", "", nodes_table(found["nodes"]), "", domains]
+    lines += [f"{each['name']}: {told}" for each in found["domains"] if (told := rotation(each))]
     unlocked = ["hub"] if hub["memory_locked"] is False else []
     unlocked += [node["name"] for node in found["nodes"] if node["memory_locked"] is False]
     if unlocked:

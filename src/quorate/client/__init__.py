@@ -115,10 +115,16 @@ class AdminClient:
         """`aborted`: whether there was an epoch change that could be given up."""
         return dict(await self._ask("POST", f"/v1/domains/{quote(domain)}/abort", {"reason": reason}))
 
-    async def set_domain(self, domain: str, *, refresh_every: int) -> dict[str, Any]:
-        return dict(
-            await self._ask("POST", f"/v1/domains/{quote(domain)}/settings", {"refresh_every": refresh_every})
-        )
+    async def rotate(self, domain: str) -> dict[str, Any]:
+        """The domain's status once its new key is shared; it tells how far the rest is."""
+        return dict(await self._ask("POST", f"/v1/domains/{quote(domain)}/rotate", {}))
+
+    async def set_domain(
+        self, domain: str, *, refresh_every: int | None = None, rotate_every: int | None = None
+    ) -> dict[str, Any]:
+        """None: as it was."""
+        asked = {"refresh_every": refresh_every, "rotate_every": rotate_every}
+        return dict(await self._ask("POST", f"/v1/domains/{quote(domain)}/settings", asked))
 
     async def charter(self, domain: str) -> bytes | None:
         answer = await self._ask("GET", f"/v1/domains/{quote(domain)}/charter")

@@ -24,6 +24,7 @@ from quorate.host.http_server import HttpServer
 from quorate.hub.changes import DomainExists, NotEnoughHolders
 from quorate.hub.epochs import Busy, EpochAborted
 from quorate.hub.records import RecordRefused
+from quorate.hub.rotation import RotationRunning
 from quorate.ids import Quorum
 
 _log = logging.getLogger(__name__)
@@ -32,6 +33,7 @@ _STATUS: dict[type[QuorateError], int] = {
     DomainExists: 409,
     Busy: 409,
     EpochAborted: 409,
+    RotationRunning: 409,
     NotEnoughHolders: 503,
     StorageFailed: 503,
     BadInput: 400,
@@ -55,11 +57,14 @@ class HubCommands(Protocol):
         self, charter: bytes, quorum: Quorum, nodes: list[str] | None, refresh_every: int | None
     ) -> dict[str, Any]: ...
     async def refresh(self, domain: str) -> dict[str, Any]: ...
+    async def rotate(self, domain: str) -> dict[str, Any]: ...
     async def reshare(
         self, domain: str, charter: bytes | None, quorum: Quorum, nodes: list[str] | None
     ) -> dict[str, Any]: ...
     async def abort(self, domain: str, reason: str) -> dict[str, Any]: ...
-    async def set_domain(self, domain: str, refresh_every: int) -> dict[str, Any]: ...
+    async def set_domain(
+        self, domain: str, refresh_every: int | None, rotate_every: int | None
+    ) -> dict[str, Any]: ...
     def charter(self, domain: str) -> dict[str, Any]: ...
     async def lock(self, domain: str) -> dict[str, Any]: ...
     async def access(self) -> list[dict[str, Any]]: ...
@@ -89,16 +94,18 @@ class AdminServer:
         async def create_domain(request: Request) -> Any:
             body = await _body(request)
             quorum = Quorum(int(body["threshold"]), int(body["shards"]))
-            every = body.get("refresh_every")
             return await hub.create_domain(
                 _bytes(body, "charter"),
                 quorum,
                 _names(body.get("nodes")),
-                None if every is None else _seconds(every),
+                _interval(body, "refresh_every"),
             )
 
         async def refresh(request: Request) -> Any:
             return await hub.refresh(request.path_params["name"])
+
+        async def rotate(request: Request) -> Any:
+            return await hub.rotate(request.path_params["name"])
 
         async def reshare(request: Request) -> Any:
             body = await _body(request)
@@ -111,7 +118,10 @@ class AdminServer:
 
         async def settings(request: Request) -> Any:
             body = await _body(request)
-            return await hub.set_domain(request.path_params["name"], _seconds(body["refresh_every"]))
+            refresh, rotation = _interval(body, "refresh_every"), _interval(body, "rotate_every")
+            if refresh is None and rotation is None:
+                raise ValueError("there is nothing to set")
+            return await hub.set_domain(request.path_params["name"], refresh, rotation)
 
         async def approve(request: Request) -> Any:
             body = await _body(request)
@@ -170,6 +180,7 @@ class AdminServer:
                 route("/v1/domains/{name}/charter", "GET", charter),
                 route("/v1/domains/{name}/lock", "POST", lock),
                 route("/v1/domains/{name}/refresh", "POST", refresh),
+                route("/v1/domains/{name}/rotate", "POST", rotate),
                 route("/v1/domains/{name}/reshare", "POST", reshare),
                 route("/v1/domains/{name}/abort", "POST", abort),
                 route("/v1/domains/{name}/settings", "POST", settings),
@@ -263,6 +274,10 @@ def _seconds(value: object) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= MAX_INTERVAL:
         raise ValueError(f"an interval is 0 (never) to {MAX_INTERVAL} seconds")
     return value
+
+
+def _interval(body: dict[str, Any], name: str) -> int | None:
+    return None if body.get(name) is None else _seconds(body[name])
 
 
 def _names(value: object) -> list[str] | None:

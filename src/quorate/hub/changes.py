@@ -102,7 +102,7 @@ class Changes:
         """The domain, and who would hold its shards now. Raises `DomainExists`, `NotEnoughHolders`, `BadInput`."""
         seen = _core.view_approved(charter)
         domain = DomainId(seen["domain"])
-        if domain in self._epochs.domains or self._epochs.is_busy(domain):
+        if self._epochs.versions(domain) or self._epochs.is_busy(domain):
             raise DomainExists(domain)
         return domain, self._committee(seen, quorum, only, ())
 
@@ -136,11 +136,21 @@ class Changes:
         shards = self._committee(charter, quorum, only, known.shards)
         return await self._epochs.make(self._order("reshare", self._source(known), quorum.threshold, shards))
 
-    def domain(self, domain: DomainId) -> Domain:
-        known = self._epochs.domains.get(domain)
+    def domain(self, sharing: DomainId) -> Domain:
+        """The current epoch of one key version. Raises `BadInput`."""
+        known = self._epochs.domains.get(sharing)
         if known is None:
-            raise BadInput(f"there is no domain {domain}", remedy="see `quorate domain list`")
+            raise BadInput(f"there is no domain {sharing}", remedy="see `quorate domain list`")
         return known
+
+    def newest(self, domain: DomainId) -> Domain:
+        """The current epoch of a domain's newest key version. Raises `BadInput`."""
+        return self.domain(self._epochs.newest(domain) or domain)
+
+    def changeable(self, domain: DomainId) -> list[DomainId]:
+        """The key versions of a domain that are changed with it, the newest last. Raises `BadInput`."""
+        self.newest(domain)
+        return [name for name in self._epochs.versions(domain) if not self._epochs.is_retiring(name)]
 
     def _charter(self, domain: DomainId) -> bytes:
         charter = self._epochs.charter(domain)
@@ -240,11 +250,11 @@ class Changes:
 
     async def set_refresh_every(self, domain: DomainId, seconds: int) -> None:
         """0: never."""
-        await self._database.put_refresh_every(domain.value, seconds)
-        self._every[domain] = seconds
+        await self._database.put_refresh_every(domain.base.value, seconds)
+        self._every[domain.base] = seconds
 
     def refresh_every(self, domain: DomainId) -> int:
-        return self._every.get(domain, REFRESH_EVERY)
+        return self._every.get(domain.base, REFRESH_EVERY)
 
     def next_refresh(self, known: Domain) -> int | None:
         """Unix seconds; None where there is none."""
@@ -258,6 +268,8 @@ class Changes:
             turn = self._turns.setdefault(known.domain, _Turn())
             if running >= AT_ONCE:
                 return
+            if self._epochs.is_retiring(known.domain):
+                continue
             if turn.task is None and (purpose := self._due(known, turn)) is not None:
                 turn.task = asyncio.get_running_loop().create_task(self._in_background(known, turn, purpose))
                 running += 1

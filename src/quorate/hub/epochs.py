@@ -147,6 +147,13 @@ class Epochs:
         self._shown: dict[bytes, set[int]] = {}
         self._certificates: dict[bytes, list[bytes]] = {}
         self.domains: dict[DomainId, Domain] = {}
+        """By sharing: each key version of a domain is one."""
+        self.since: dict[DomainId, int] = {}
+        """Unix seconds of each sharing's first commit."""
+        self.dropped: dict[DomainId, int] = {}
+        """Of each domain the highest key version that is gone everywhere."""
+        self.retiring: dict[DomainId, int] = {}
+        """Of each domain the highest key version whose shares are being dropped: it is not changed any more."""
         self.failures: dict[DomainId, Counter[NodeId]] = {}
         """Since the domain's last commit, whom an attempt broke down on, and how often: others deal first."""
         self.disputes = Disputes(hsm, journal)
@@ -164,8 +171,11 @@ class Epochs:
 
     async def load(self) -> None:
         """Takes up what the database holds: committed epochs, and attempts that a restart cut short."""
-        rows = await self._database.attempts()
+        rows = [row for row in await self._database.attempts() if not self._is_dropped(DomainId(row.domain))]
         self._burnt = highest_epochs(rows)
+        for row in rows:
+            if row.phase in ("committed", "closed"):
+                self.since.setdefault(DomainId(row.domain), row.at or 0)
         self.settlings.load(
             [row for row in rows if row.phase in ("committed", "closed")], await self._database.erasures()
         )
@@ -178,12 +188,39 @@ class Epochs:
         for configuration in list(self._shown):
             await self._adopt(configuration)
 
+    # Key versions.
+
+    def versions(self, domain: DomainId) -> list[DomainId]:
+        """The sharings of a domain that have a committed epoch, in the order of their key versions."""
+        named = [name for name in self.domains if name.base == domain.base]
+        return sorted(named, key=lambda name: name.key_version)
+
+    def newest(self, domain: DomainId) -> DomainId | None:
+        versions = self.versions(domain)
+        return versions[-1] if versions else None
+
+    def is_retiring(self, name: DomainId) -> bool:
+        return name.key_version <= self.retiring.get(name.base, 0)
+
+    def _is_dropped(self, name: DomainId) -> bool:
+        return name.key_version <= self.dropped.get(name.base, 0)
+
+    def drop(self, domain: DomainId, version: int) -> list[DomainId]:
+        """Key versions up to this one are gone everywhere; returns those that there were."""
+        self.dropped[domain] = max(version, self.dropped.get(domain, 0))
+        gone = [name for name in self.versions(domain) if name.key_version <= version]
+        for name in gone:
+            del self.domains[name]
+            self.settlings.forget(name)
+            self.failures.pop(name, None)
+        return gone
+
     @property
     def creating(self) -> list[dict[str, Any]]:
         """Domains whose first epoch is under way, as a domain's status tells of it."""
         found = []
         for domain, running in self._running.items():
-            if domain not in self.domains:
+            if not self.versions(domain):
                 plan = _core.view(running.attempt.plan.statement)
                 found.append(
                     {
@@ -233,6 +270,7 @@ class Epochs:
                 purpose=order.purpose,
                 from_epoch=order.source,
                 to_epoch=epoch,
+                key_version=domain.key_version,
                 threshold=order.threshold,
                 dealers=[(node.value, index) for node, index in order.dealers],
                 committee=[(index, node.value, "holder") for index, node in order.shards],
@@ -377,6 +415,8 @@ class Epochs:
         known = self.domains.get(domain)
         if domain in self._running or domain in self._planning or (known and known.epoch >= epoch):
             return
+        if self._is_dropped(domain):
+            return
         charter = self.charter(domain)
         if charter is None or len(self._shown[configuration]) < plan["threshold"]:
             return
@@ -402,7 +442,7 @@ class Epochs:
 
     def charter(self, domain: DomainId) -> bytes | None:
         for statement in self._hsm.module.records("charter"):
-            if _core.view_approved(statement)["domain"] == domain.value:
+            if _core.view_approved(statement)["domain"] == domain.base.value:
                 return statement
         return None
 
@@ -481,7 +521,7 @@ class Epochs:
                 dealt = await self._hsm.slow(self._configure, plan, made)
                 self._feed(running, change.Configured(dealt))
             case change.SendPlan(to):
-                if not plan.creates:
+                if not plan.is_fresh:
                     await self.settlings.introduce(to, running.domain, running.source)
                 self._post(to, "epoch/plan", plan.statement, plan.charter)
             case change.SendPrepare(to, configuration, dealings, sealed):
@@ -550,6 +590,7 @@ class Epochs:
             row.at or 0,
         )
         self.domains[domain.domain] = domain
+        self.since.setdefault(domain.domain, domain.at)
         self.failures.pop(domain.domain, None)
         self._on_commit(domain)
 

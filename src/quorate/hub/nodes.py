@@ -45,13 +45,17 @@ class Nodes:
         self._on_change = on_change
         self._live: set[NodeId] = set()
         self._zones: dict[NodeId, str] = {}
+        self.active: frozenset[NodeId] = frozenset()
+        """Whom the roster lists as such."""
         self.known: dict[NodeId, Node] = {}
 
     def register(self, dispatch: Dispatch) -> None:
         dispatch.on("node/heartbeat", 8, self._on_heartbeat, hub_only=False)
 
     def use_roster(self, entries: Iterable[Mapping[str, Any]]) -> None:
-        self._zones = {NodeId(entry["name"]): entry["zone"] for entry in entries}
+        listed = list(entries)
+        self._zones = {NodeId(entry["name"]): entry["zone"] for entry in listed}
+        self.active = frozenset(NodeId(entry["name"]) for entry in listed if entry["standing"] == "active")
 
     def zone(self, name: NodeId) -> str:
         """As the operator signed it: a node does not choose its own."""

@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 from uuid import UUID
 
@@ -91,6 +92,10 @@ class Records:
         self._turn = asyncio.Lock()
         self._spread = asyncio.Condition()
         self._sent: dict[NodeId, tuple[int, Instant]] = {}
+        self._tokens: dict[bytes, tuple[str, int]] = {}
+        """Of each key that has material: its domain, and the key version that its token is under."""
+        self.versions: Callable[[str], tuple[int, int] | None] = lambda _domain: None
+        """The key versions of a domain, from and to, that a token may name; None where any may."""
         self.last = 0
 
     def register(self, dispatch: Dispatch) -> None:
@@ -104,6 +109,8 @@ class Records:
                 if statement not in known:
                     what = named(statement)
                     await self._database.append_record(what.kind, what.name, what.version, statement)
+                if kind == "key":
+                    self._index(statement)
         self.last = await self._database.last_sequence()
 
     async def add(self, statement: bytes, *, token: str = "", by: str) -> int:
@@ -131,6 +138,8 @@ class Records:
                 raise RecordRefused(
                     "stale_version", "another change came first", self._current(what)
                 ) from None
+            if what.kind == "key":
+                self._index(statement)
             self.last = max(self.last, sequence)
             for node in self._fleet.up:
                 self._send(node, sequence, sequence, [statement])
@@ -145,8 +154,23 @@ class Records:
         if what.version != (0 if known is None else known.version) + 1:
             current = None if known is None else known.statement
             raise RecordRefused("stale_version", f"version {what.version} is not the next one", current)
+        if what.kind == "key":
+            self._check_version(None if known is None else known.statement, statement)
         if what.kind == "key" and known is not None:
             self._check_deletion(known.statement, statement)
+
+    def _check_version(self, known: bytes | None, statement: bytes) -> None:
+        """A token that is new is under a key version that there is, and will be: members count on it when they drop
+        an old one.
+        """
+        seen = _core.view(statement)
+        token = seen["token"]
+        versions = self.versions(seen["domain"])
+        if token is None or versions is None or (known and _core.view(known)["token"] == token):
+            return
+        lowest, newest = versions
+        if not lowest <= (version := _core.token_key_version(token)) <= newest:
+            raise RecordRefused("bad_state", f"no key is wrapped under key version {version} now")
 
     def _check_deletion(self, known: bytes, statement: bytes) -> None:
         """The hub's clock decides too: that of the node which made the change may be behind."""
@@ -155,6 +179,30 @@ class Records:
             return
         if _core.view(statement)["state"] != "deleted":
             raise RecordRefused("bad_state", "the key's deletion date has come")
+
+    # Which key version each key is under.
+
+    def _index(self, statement: bytes) -> None:
+        seen = _core.view(statement)
+        if seen["token"] is None:
+            self._tokens.pop(seen["key_id"], None)
+        else:
+            self._tokens[seen["key_id"]] = (seen["domain"], _core.token_key_version(seen["token"]))
+
+    def count_keys(self, domain: str, version: int) -> tuple[int, int]:
+        """How many keys the domain has, and how many of them are under an older key version than this."""
+        under = [known for name, known in self._tokens.values() if name == domain]
+        return len(under), sum(known < version for known in under)
+
+    def keys_below(self, domain: str, version: int, limit: int) -> tuple[bytes, ...]:
+        """Some of those."""
+        old = (key for key, (name, known) in self._tokens.items() if name == domain and known < version)
+        return tuple(islice(old, limit))
+
+    async def settled(self) -> None:
+        """Returns when whatever is being ordered now has its place."""
+        async with self._turn:
+            pass
 
     def _current(self, what: Named) -> bytes | None:
         for statement in self._hsm.module.records(what.kind):  # type: ignore[arg-type]

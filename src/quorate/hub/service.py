@@ -10,6 +10,7 @@ import logging
 import os
 import signal
 import time
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ from quorate.hub.journal import MAX_REASON, Journal
 from quorate.hub.nodes import Node as KnownNode
 from quorate.hub.nodes import Nodes
 from quorate.hub.records import Records
+from quorate.hub.rotation import Rotations
 from quorate.hub.sessions import Sessions
 from quorate.ids import HUB, DomainId, NodeId, Quorum
 from quorate.protocol import session_events as session
@@ -140,6 +142,9 @@ class Hub:
         self._epochs = Epochs(hsm, self._fleet, journal, database, self._nodes, self._on_commit)
         self._changes = Changes(self._epochs, database, self._nodes)
         self._records = Records(hsm, self._fleet, journal, database, self._nodes, time.time)
+        self._rotations = Rotations(
+            hsm, self._fleet, journal, database, self._nodes, self._epochs, self._records, self._on_dropped
+        )
         self._enrolments = Enrolments(
             hsm,
             journal,
@@ -157,7 +162,7 @@ class Hub:
         self._renewal = Renewal(
             directory.certificates, hsm.module, settings.tls_names, time.time, self._take_up_certificate
         )
-        for part in (self._nodes, self._sessions, self._epochs, self._records):
+        for part in (self._nodes, self._sessions, self._epochs, self._records, self._rotations):
             part.register(dispatch)
         dispatch.on("domain/locked", 2, self._on_locked, hub_only=False)
 
@@ -179,6 +184,7 @@ class Hub:
         try:
             await self._records.load()
             self._nodes.use_roster(module.entries())
+            await self._rotations.load()
             await self._fleet.start(self._settings.fleet)
             await self._epochs.load()
             await self._changes.load()
@@ -201,6 +207,7 @@ class Hub:
                 ticking.cancel()
             await self._admin.stop()
             await self._changes.close()
+            await self._rotations.close()
             await self._door.close()
             await self._fleet.close()
             if not self._failed:
@@ -235,6 +242,7 @@ class Hub:
             ticks += 1
             if ticks % 3 == 0:
                 self._changes.tick()
+                self._rotations.tick()
                 self._fleet.tick()
                 self._renewal.tick()
                 if self._log_level.look():
@@ -287,6 +295,11 @@ class Hub:
         for node in self._nodes.live:
             self._on_node(node)
 
+    def _on_dropped(self, _sharing: DomainId) -> None:
+        """Nobody is ready for sessions of it any more."""
+        for node in self._nodes.live:
+            self._on_node(node)
+
     def _on_roster(self) -> None:
         self._nodes.use_roster(self._hsm.module.entries())
         self._fleet.use_roster()
@@ -315,7 +328,7 @@ class Hub:
             "hub": {"pid": os.getpid(), "state": "ready", "term": self._term},
             "nodes": [self._node_status(entry) for entry in self._hsm.module.entries()],
             "domains": [
-                *(self._domain_status(domain) for domain in self._epochs.domains.values()),
+                *(self._domain_status(name) for name in sorted({d.base for d in self._epochs.domains})),
                 *self._epochs.creating,
             ],
         }
@@ -337,27 +350,35 @@ class Hub:
             "convicted": self._epochs.disputes.convicted.get(name),
         }
 
-    def _domain_status(self, domain: Domain) -> dict[str, Any]:
-        name, settlings = domain.domain, self._epochs.settlings
+    def _domain_status(self, base: DomainId) -> dict[str, Any]:
+        """Of all its key versions together: what serves is the newest one's, what is owed that of each."""
+        settlings, versions = self._epochs.settlings, self._epochs.versions(base)
+        domain = self._epochs.domains[versions[-1]]
+        name, rotation = domain.domain, self._rotations.under_way(base)
+        changes = [*versions, *([base.at_version(rotation["to"])] if rotation else [])]
         live, shards = self._sessions.live(name), len(domain.shards)
         state = "unavailable" if live < domain.threshold else "ready" if live == shards else "degraded"
         debts = settlings.debts(name)
         return {
-            "name": name.value,
+            "name": base.value,
             "mode": domain.mode,
             "threshold": domain.threshold,
             "shards": shards,
+            "key_version": name.key_version,
             "epoch": domain.epoch,
             "live": live,
             "margin": live - domain.threshold,
-            "erasure_debt": max(debts.values(), default=0),
+            "erasure_debt": sum(max(settlings.debts(each).values(), default=0) for each in versions),
             "state": state,
             "age_seconds": max(0, int(time.time()) - domain.at),
             "refresh_every": self._changes.refresh_every(name),
             "next_refresh": self._changes.next_refresh(domain),
-            "lagging": sorted(node.value for node in settlings.lagging(name)),
-            "without": [node.value for node in settlings.without(name)],
-            "waits_for": [node.value for node in settlings.waits_for(name)],
+            "rotate_every": self._rotations.every(base),
+            "next_rotation": self._rotations.next_rotation(base),
+            "rotation": rotation,
+            "lagging": _names(settlings.lagging(each) for each in versions),
+            "without": _names(settlings.without(each) for each in versions),
+            "waits_for": _names(settlings.waits_for(each) for each in versions),
             "earlier": [
                 {
                     "epoch": each.epoch,
@@ -366,7 +387,7 @@ class Hub:
                 }
                 for each in reversed(settlings.earlier(name))
             ],
-            "change": self._epochs.under_way(name),
+            "change": next((c for each in changes if (c := self._epochs.under_way(each))), None),
             "members": [{"index": index, "node": node.value} for index, node in domain.shards],
         }
 
@@ -416,34 +437,54 @@ class Hub:
         self._changes.check_creation(charter, quorum, nodes)  # before the charter is on record
         await self._records.add(charter, by="operator")
         made = await self._changes.create(charter, quorum, only=nodes, refresh_every=refresh_every)
-        return self._changed(made)
+        return self._changed([made])
 
     async def refresh(self, domain: str) -> dict[str, Any]:
-        return self._changed(await self._changes.refresh(DomainId(domain)))
+        """Of each key version that there is."""
+        names = self._changes.changeable(DomainId.named(domain))
+        return self._changed([await self._changes.refresh(name) for name in names])
+
+    async def rotate(self, domain: str) -> dict[str, Any]:
+        """Returns when the new key is shared; tokens are wrapped anew after that."""
+        name = DomainId.named(domain)
+        await self._rotations.rotate(name)
+        return self._domain_status(name)
 
     async def reshare(
         self, domain: str, charter: bytes | None, quorum: Quorum, nodes: list[str] | None
     ) -> dict[str, Any]:
-        name = DomainId(domain)
-        self._changes.domain(name)
+        name = DomainId.named(domain)
+        self._changes.newest(name)
+        self._rotations.refuse_while_sharing(name)
         if charter is not None:
             await self._records.add(charter, by="operator")
-        return self._changed(await self._changes.reshare(name, quorum, only=nodes))
+        names = self._changes.changeable(name)
+        return self._changed([await self._changes.reshare(each, quorum, only=nodes) for each in names])
 
-    def _changed(self, made: tuple[Domain, list[dict[str, Any]]]) -> dict[str, Any]:
-        domain, steps = made
-        return {**self._domain_status(domain), "steps": steps}
+    def _changed(self, made: list[tuple[Domain, list[dict[str, Any]]]]) -> dict[str, Any]:
+        steps = [step for _, steps in made for step in steps]
+        return {**self._domain_status(made[-1][0].domain.base), "steps": steps}
 
     async def abort(self, domain: str, reason: str) -> dict[str, Any]:
-        return {
-            "aborted": await self._epochs.cancel(DomainId(domain), f"the operator: {reason[:MAX_REASON]}")
-        }
+        """An epoch change of any key version, or a rotation whose new key is not shared yet."""
+        name, why = DomainId.named(domain), f"the operator: {reason[:MAX_REASON]}"
+        aborted = await self._rotations.abandon(name, why)
+        for each in (*self._epochs.versions(name), name):
+            aborted = await self._epochs.cancel(each, why) or aborted
+        return {"aborted": aborted}
 
-    async def set_domain(self, domain: str, refresh_every: int) -> dict[str, Any]:
-        known = self._changes.domain(DomainId(domain))
-        await self._journal.note("set", domain=domain, refresh_every=refresh_every)
-        await self._changes.set_refresh_every(known.domain, refresh_every)
-        return self._domain_status(known)
+    async def set_domain(
+        self, domain: str, refresh_every: int | None, rotate_every: int | None
+    ) -> dict[str, Any]:
+        name = DomainId.named(domain)
+        self._changes.newest(name)
+        if refresh_every is not None:
+            await self._journal.note("set", domain=domain, refresh_every=refresh_every)
+            await self._changes.set_refresh_every(name, refresh_every)
+        if rotate_every is not None:
+            await self._journal.note("set", domain=domain, rotate_every=rotate_every)
+            await self._rotations.set_every(name, rotate_every)
+        return self._domain_status(name)
 
     def charter(self, domain: str) -> dict[str, Any]:
         for statement in self._hsm.module.records("charter"):
@@ -453,11 +494,11 @@ class Hub:
 
     async def lock(self, domain: str) -> dict[str, Any]:
         """Drops every lease of the domain now; nodes that cannot be reached lose theirs by time."""
-        name = DomainId(domain)
-        if name not in self._epochs.domains:
-            raise BadInput(f"there is no domain {domain}", remedy="see `quorate domain list`")
+        name = DomainId.named(domain)
+        self._changes.newest(name)
         await self._journal.note("lock", domain=domain)
-        members = sorted({node for _, node in self._epochs.domains[name].shards})
+        versions = [self._epochs.domains[each] for each in self._epochs.versions(name)]
+        members = sorted({node for version in versions for _, node in version.shards})
         loop = asyncio.get_running_loop()
         waiting = {node: loop.create_future() for node in members}
         for node in members:
@@ -496,6 +537,10 @@ class Hub:
 
     def sessions(self, limit: int) -> list[dict[str, Any]]:
         return self._sessions.last(limit)
+
+
+def _names(sets: Iterable[Iterable[NodeId]]) -> list[str]:
+    return sorted({node.value for nodes in sets for node in nodes})
 
 
 def _state(name: NodeId, standing: str, known: KnownNode | None) -> str:

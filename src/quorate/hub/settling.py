@@ -117,6 +117,21 @@ class Settlings:
         else:
             self._do(of, step)
 
+    def forget(self, domain: DomainId) -> None:
+        """Nothing of the domain's key version is left anywhere."""
+        of = self._of.pop(domain)
+        if of.wake is not None:
+            of.wake.cancel()
+        self._earlier.pop(domain, None)
+        self._erased.pop(domain, None)
+
+    def holders_ever(self, domain: DomainId) -> frozenset[NodeId]:
+        """Who may have a share of the domain's key version, of whatever epoch."""
+        erased = self._erased.get(domain, {})
+        earlier = self._earlier.get(domain, {}).items()
+        old = {node for epoch, each in earlier for _, node in each.shards if erased.get(node, 0) <= epoch}
+        return frozenset(old | {node for _, node in self._of[domain].committed.shards})
+
     async def introduce(self, node: NodeId, domain: DomainId, epoch: int) -> None:
         """Shows a node that knows less of a domain the epoch that is dealt from, before a plan comes to it."""
         said = self._nodes.known.get(node)

@@ -140,15 +140,19 @@ def _domains(
 ) -> list[dict[str, Any]]:
     """Without a hub: the last known shapes, with the members of this machine that run now counted live."""
     up = {node["name"] for node in nodes if node["state"] in ("ready", "locked")}
-    epochs: dict[str, int] = {}
+    epochs: dict[str, tuple[int, int]] = {}
     for run in runs.values():
         for domain in (run or {}).get("domains", []):
-            epochs[domain["name"]] = max(epochs.get(domain["name"], 0), domain["epoch"])
+            said = (domain.get("key_version", 1), domain["epoch"])
+            epochs[domain["name"]] = max(epochs.get(domain["name"], (1, 0)), said)
     found = []
     for known in last:
         live = sum(member["node"] in up for member in known.get("members", []))
         margin = live - known["threshold"]
-        epoch = max(known["epoch"], epochs.get(known["name"], 0))
+        last_said = (known.get("key_version", 1), known["epoch"])
+        version, epoch = max(last_said, epochs.get(known["name"], (1, 0)))
         state = "unavailable" if margin < 0 else "ready" if live == known["shards"] else "degraded"
-        found.append({**known, "epoch": epoch, "live": live, "margin": margin, "state": state})
+        found.append(
+            {**known, "key_version": version, "epoch": epoch, "live": live, "margin": margin, "state": state}
+        )
     return found

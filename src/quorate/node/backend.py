@@ -76,9 +76,9 @@ class NodeBackend:
         """Set once the API exists that it serves through."""
 
     def members(self, domain: DomainId) -> Iterable[NodeId]:
-        """The domain's committee where this node knows it, else the nodes that its charter allows."""
+        """The committee of a sharing where this node knows it, else the nodes that the domain's charter allows."""
         current = self._epochs.current.get(domain)
-        return self._records.allowed.get(domain, frozenset()) if current is None else current.committee
+        return self._records.allowed.get(domain.base, frozenset()) if current is None else current.committee
 
     async def can_serve(self) -> bool:
         if any(current.serves for current in self._epochs.current.values()):
@@ -103,7 +103,7 @@ class NodeBackend:
                 created=self._now_ms(),
             )
 
-        await self._propose(call, await self._use(call, wanted, make))
+        await self._propose(call, await self._use(call, lambda: [self._newest(wanted)], make))
         return self._key(str(key_id))
 
     async def get_key(self, key_id: str) -> KeyRecord | None:
@@ -178,14 +178,14 @@ class NodeBackend:
     async def encrypt(
         self, call: Call, key: KeyRecord, plaintext: bytes, context: Mapping[str, str]
     ) -> bytes:
-        pairs = list(context.items())
+        id_, pairs = _id(key.key_id), list(context.items())
         return await self._use(
-            call, DomainId(key.domain), lambda: self._module.encrypt(_id(key.key_id), plaintext, pairs)
+            call, lambda: self._sharings(id_), lambda: self._module.encrypt(id_, plaintext, pairs)
         )
 
     async def decrypt(self, call: Call, key: KeyRecord, blob: bytes, context: Mapping[str, str]) -> bytes:
-        pairs = list(context.items())
-        return await self._use(call, DomainId(key.domain), lambda: self._module.decrypt(blob, pairs))
+        id_, pairs = _id(key.key_id), list(context.items())
+        return await self._use(call, lambda: self._sharings(id_), lambda: self._module.decrypt(blob, pairs))
 
     async def reencrypt(
         self,
@@ -197,21 +197,21 @@ class NodeBackend:
         destination_context: Mapping[str, str],
     ) -> bytes:
         pairs, new_pairs = list(source_context.items()), list(destination_context.items())
-        target = _id(destination.key_id)
+        origin, target = _id(source.key_id), _id(destination.key_id)
 
         def run() -> bytes:
             return self._module.reencrypt(blob, pairs, target, new_pairs)
 
-        return await self._use(call, DomainId(source.domain), run, also=DomainId(destination.domain))
+        return await self._use(call, lambda: self._sharings(origin, target), run)
 
     async def generate_data_key(
         self, call: Call, key: KeyRecord, size: int, context: Mapping[str, str], with_plaintext: bool
     ) -> tuple[bytes | None, bytes]:
-        pairs = list(context.items())
+        id_, pairs = _id(key.key_id), list(context.items())
         return await self._use(
             call,
-            DomainId(key.domain),
-            lambda: self._module.data_key(_id(key.key_id), size, pairs, plaintext=with_plaintext),
+            lambda: self._sharings(id_),
+            lambda: self._module.data_key(id_, size, pairs, plaintext=with_plaintext),
         )
 
     async def random(self, call: Call, size: int) -> bytes:
@@ -229,31 +229,43 @@ class NodeBackend:
 
     # How a lease is used.
 
-    async def _use(
-        self, call: Call, domain: DomainId, command: Callable[[], T], also: DomainId | None = None
-    ) -> T:
-        """Runs a command that needs a lease of `domain` (and of `also`), getting what is missing."""
+    async def _use(self, call: Call, needed: Callable[[], list[DomainId]], command: Callable[[], T]) -> T:
+        """Runs a command under leases of the sharings that it needs, getting what is missing. Which ones, a rotation
+        may change at any time.
+        """
         begun = time.monotonic()
-        needed = [domain] if also is None or also == domain else sorted((domain, also))
-        for name in needed:
-            if not self._epochs.serves(name):
-                need.set(Need(name, begun + TOTAL_SECONDS))
-                raise api.CannotServe
         for _ in range(_ATTEMPTS):
             try:
+                names = needed()
+                self._require_shares(names, begun)
                 result = command()
             except _core.CoreError as why:
                 if why.code != "no_lease":
                     raise _explained(why) from None
             else:
-                for name in needed:
+                for name in names:
                     self._sessions.used(name)
                 return result
-            need.set(Need(domain, begun + TOTAL_SECONDS))
-            for name in needed:
+            need.set(Need(names[0], begun + TOTAL_SECONDS))
+            for name in names:
                 if self._module.lease(name.value) is None:
                     await self._get_lease(call, name)
         raise api.KeyUnavailable
+
+    def _require_shares(self, names: Iterable[DomainId], begun: float) -> None:
+        for name in names:
+            if not self._epochs.serves(name):
+                need.set(Need(name, begun + TOTAL_SECONDS))
+                raise api.CannotServe
+
+    def _sharings(self, *keys: bytes) -> list[DomainId]:
+        """Whose leases a use of these keys takes, each once."""
+        return sorted({DomainId(self._module.key_sharings(key)[0]) for key in keys})
+
+    def _newest(self, domain: DomainId) -> DomainId:
+        """The key version that a new key is wrapped under; of a domain without an epoch here, its first."""
+        current = self._epochs.newest.get(domain)
+        return domain if current is None else current.domain
 
     async def _get_lease(self, call: Call, domain: DomainId) -> None:
         try:

@@ -80,6 +80,14 @@ class Epochs:
             found[domain] = Current(domain, number, epoch["configuration"], committee, serves)
         self.current = found
 
+    @property
+    def newest(self) -> dict[DomainId, Current]:
+        """Of each domain its newest key version that is known here."""
+        found: dict[DomainId, Current] = {}
+        for name in sorted(self.current, key=lambda name: name.key_version):
+            found[name.base] = self.current[name]
+        return found
+
     def serves(self, domain: DomainId) -> bool:
         """Whether a shard of the domain's current epoch is here."""
         current = self.current.get(domain)

@@ -94,6 +94,21 @@ class Journal:
             line["reason"] = reason[:512]
         self._note(**line)
 
+    def key_version(
+        self, domain: DomainId, version: int, step: str, key: str = "", culprits: list[str] | None = None
+    ) -> None:
+        line: dict[str, Value] = {
+            "event": "key-version",
+            "domain": domain.value,
+            "version": version,
+            "step": step,
+        }
+        if key:
+            line["key"] = key
+        if culprits:
+            line["culprits"] = culprits
+        self._note(**line)
+
     def started(self, version: str, boot: int, generation: int) -> None:
         self._note(event="started", version=version, boot=boot, generation=generation)
 

@@ -37,6 +37,7 @@ from quorate.node.holder import Holder
 from quorate.node.journal import Journal
 from quorate.node.kms import KmsServer
 from quorate.node.records import Records
+from quorate.node.rotation import Rotations
 from quorate.node.sessions import Sessions
 from quorate.wire.links import LinkDown
 
@@ -141,7 +142,23 @@ class Node:
             directory.certificates, module, settings.tls_names, time.time, self._take_up_certificate
         )
 
-        for part in (self._holder, self._epochs, self._sessions, self._records, backend.forwarder):
+        rotations = Rotations(
+            hsm,
+            self._fleet,
+            self._journal,
+            self._sessions,
+            self._records,
+            self._epochs,
+            self._changed.set,
+        )
+        for part in (
+            self._holder,
+            self._epochs,
+            self._sessions,
+            self._records,
+            rotations,
+            backend.forwarder,
+        ):
             part.register(dispatch)
         dispatch.on("fleet/roster", 2, self._on_roster, queued=True)
         dispatch.on("domain/lock", 1, self._on_lock)
@@ -225,6 +242,8 @@ class Node:
     def _on_epoch(self, domain: DomainId) -> None:
         self._changed.set()
         self._sessions.epoch_changed(domain)
+        # A key may have been wrapped under a key version that was not known here yet.
+        self._fleet.spawn(self._records.retry_refused())
 
     @property
     def _state(self) -> str:
@@ -257,11 +276,12 @@ class Node:
     def _write_state(self) -> None:
         module = self._hsm.module
         domains: list[dict[str, Any]] = []
-        for current in self._epochs.current.values():
+        for current in self._epochs.newest.values():
             lease = module.lease(current.domain.value)
             domains.append(
                 {
-                    "name": current.domain.value,
+                    "name": current.domain.base.value,
+                    "key_version": current.domain.key_version,
                     "epoch": current.epoch.value,
                     "lease_seconds": None if lease is None else lease["seconds_left"],
                 }
@@ -315,9 +335,11 @@ class Node:
         self._changed.set()
 
     def _on_lock(self, _sender: NodeId, fields: Fields) -> None:
-        domain = DomainId(fields[0])
+        domain = DomainId.named(fields[0])
         had_lease = self._hsm.module.lock(domain.value)
-        self._sessions.forget_lease(domain)
+        for name in self._epochs.current:
+            if name.base == domain:
+                self._sessions.forget_lease(name)
         self._journal.locked(domain, had_lease)
         self._fleet.post(HUB, "domain/locked", domain.value, had_lease)
         self._changed.set()

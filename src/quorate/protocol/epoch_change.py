@@ -6,9 +6,9 @@ receipts are good (the modules), the database, sockets. An attempt that the hub 
 begins with `resume`.
 
 The commit is one durable record: with it the epoch exists, whatever fails after it. Before it, anything that
-goes wrong aborts the attempt and burns its number. A creation needs every member; another change goes on without
-those that are away or refuse, while there are k + z. A complaint aborts it too, whoever is right, and durably before
-any dealer is asked to open what it dealt: what is open is of no epoch.
+goes wrong aborts the attempt and burns its number. A creation and a rotation need every member; another change goes on
+without those that are away or refuse, while there are k + z. A complaint aborts it too, whoever is right, and durably
+before any dealer is asked to open what it dealt: what is open is of no epoch.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -52,7 +52,7 @@ class Phase(StrEnum):
 @dataclass(frozen=True, slots=True)
 class Plan:
     """A signed plan's public part. `needed`: k + z receipts; `dealers`: who deals which index of the old epoch, None
-    at a creation.
+    where a fresh secret is dealt.
     """
 
     hash: bytes
@@ -63,8 +63,13 @@ class Plan:
     dealers: tuple[tuple[NodeId, int | None], ...] = ((HUB, None),)
 
     @property
-    def creates(self) -> bool:
-        return self.dealers == ((HUB, None),)
+    def is_fresh(self) -> bool:
+        """A fresh secret is dealt, by the hub or by the members: every member must be there."""
+        return all(index is None for _, index in self.dealers)
+
+    @property
+    def is_dealt_by_hub(self) -> bool:
+        return self.dealing == (HUB,)
 
     @property
     def members(self) -> tuple[NodeId, ...]:
@@ -382,7 +387,7 @@ class Attempt:
         dealers = {node for node in self.plan.dealing if node not in there or node in self.out}
         if dealers:
             return dealers
-        if len(self._wanted) < (len(self.plan.seats) if self.plan.creates else self.plan.needed):
+        if len(self._wanted) < (len(self.plan.seats) if self.plan.is_fresh else self.plan.needed):
             return set(self.plan.members) - (self.live - self.out)
         return set()
 
@@ -390,7 +395,7 @@ class Attempt:
         """Goes to the next phase when everybody who can has done its part."""
         if self.phase is Phase.PLANNED and not self.dealing:
             if absent := self._missed():
-                return Step(self) if self.plan.creates else self._abort("not_live", f"lost {_names(absent)}")
+                return Step(self) if self.plan.is_fresh else self._abort("not_live", f"lost {_names(absent)}")
             return self._deal(now) if self._wanted <= self.keys.keys() else Step(self)
         if self.phase is Phase.DEALT and len(self._possible()) < self.plan.needed:
             have = f"{len(self._possible())} of {self.plan.needed} receipts can come"
@@ -403,7 +408,7 @@ class Attempt:
     def _deal(self, now: Instant) -> "Step":
         keys = tuple(self.keys[index] for index, _ in self.plan.seats if index in self.keys)
         after = replace(self, dealing=True, since=now)
-        if self.plan.creates:
+        if self.plan.is_dealt_by_hub:
             return Step(after, (Deal(keys),))
         return Step(after, tuple(SendDeal(node, keys) for node in self.plan.dealing))
 
@@ -460,11 +465,11 @@ class Attempt:
     def _refused(
         self, sender: NodeId, code: str, reason: str, culprits: Sequence[str], now: Instant
     ) -> "Step":
-        """A creation needs each, a change its dealers."""
+        """A fresh secret needs each, another change its dealers."""
         if sender != HUB and sender not in self.plan.members and sender not in self.plan.dealing:
             return Step(self)
         after = replace(self, out=self.out | {sender})
-        needed = self.plan.creates or sender == HUB or (self.phase is Phase.PLANNED and after._missed())
+        needed = self.plan.is_fresh or sender == HUB or (self.phase is Phase.PLANNED and after._missed())
         if needed:
             return self._abort(code, f"{sender}: {reason}", culprits if sender == HUB else ())
         return after._go_on(now)
@@ -517,7 +522,7 @@ class Attempt:
             case Phase.PLANNED if self.dealing and self.waits_for and waited >= DEAL_SECONDS:
                 return self._abort("no_dealing", f"no dealing came from {late}")
             case Phase.PLANNED if not self.dealing and waited >= KEYS_SECONDS:
-                if not self.plan.creates and len(self.keys) >= self.plan.needed:
+                if not self.plan.is_fresh and len(self.keys) >= self.plan.needed:
                     return self._deal(now)
                 return self._abort("no_keys", f"no keys for the plan came from {late}")
             case Phase.DEALT if self.is_enough and waited >= PREPARE_SECONDS:

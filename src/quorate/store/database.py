@@ -23,10 +23,13 @@ from quorate.store.schema import (
     SCHEMAS,
     attempts,
     domains,
+    drops,
     enrolments,
     erasures,
     meta,
     records,
+    rotate_every,
+    rotations,
     spent,
     tokens,
 )
@@ -86,6 +89,16 @@ class AttemptRow:
     receipts: bytes | None
     reason: str
     at: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class RotationRow:
+    """`at`: unix seconds of its beginning."""
+
+    domain: str
+    version: int
+    phase: str
+    at: int
 
 
 class Database:
@@ -358,6 +371,49 @@ class Database:
         async with self._engine.connect() as connection:
             query = select(domains.c.domain, domains.c.refresh_every)
             return {row.domain: row.refresh_every for row in await connection.execute(query)}
+
+    # Key versions.
+
+    async def put_rotate_every(self, domain: str, seconds: int) -> None:
+        async with self._writing() as connection:
+            await connection.execute(delete(rotate_every).where(rotate_every.c.domain == domain))
+            await connection.execute(insert(rotate_every).values(domain=domain, seconds=seconds))
+
+    async def rotate_every(self) -> dict[str, int]:
+        """Seconds, by domain, where it was set."""
+        async with self._engine.connect() as connection:
+            query = select(rotate_every.c.domain, rotate_every.c.seconds)
+            return {row.domain: row.seconds for row in await connection.execute(query)}
+
+    async def put_rotation(self, domain: str, version: int, phase: str, at: int) -> None:
+        """`at`: unix seconds of its beginning."""
+        async with self._writing() as connection:
+            here = (rotations.c.domain == domain) & (rotations.c.version == version)
+            await connection.execute(delete(rotations).where(here))
+            row = {"domain": domain, "version": version, "phase": phase, "at": at}
+            await connection.execute(insert(rotations).values(**row))
+
+    async def rotations(self) -> list[RotationRow]:
+        """All of them, each domain's in order."""
+        async with self._engine.connect() as connection:
+            query = select(rotations).order_by(rotations.c.domain, rotations.c.version)
+            return [RotationRow(**row._mapping) for row in await connection.execute(query)]
+
+    async def put_drop(self, domain: str, node: str, version: int, statement: bytes) -> None:
+        async with self._writing() as connection:
+            here = (drops.c.domain == domain) & (drops.c.node == node)
+            await connection.execute(delete(drops).where(here))
+            values = {"domain": domain, "node": node, "version": version, "statement": statement}
+            await connection.execute(insert(drops).values(**values))
+
+    async def drops(self) -> dict[str, dict[str, int]]:
+        """By domain and node: up to which key version nothing is left."""
+        found: dict[str, dict[str, int]] = {}
+        async with self._engine.connect() as connection:
+            query = select(drops.c.domain, drops.c.node, drops.c.version)
+            for domain, node, version in await connection.execute(query):
+                found.setdefault(domain, {})[node] = version
+        return found
 
 
 def check_schema(path: Path, found: str | None) -> None:

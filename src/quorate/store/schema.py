@@ -15,7 +15,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-SCHEMAS = ("0001", "0002")
+SCHEMAS = ("0001", "0002", "0003")
 """All that there were, by the names of their migrations; the last is this one."""
 
 metadata = MetaData(
@@ -110,3 +110,31 @@ domains = Table(
     Column("refresh_every", BigInteger, nullable=False),
 )
 """What is set for a domain and is no charter's matter. `refresh_every`: seconds, 0 for never."""
+
+rotate_every = Table(
+    "rotate_every",
+    metadata,
+    Column("domain", String(63), primary_key=True),
+    Column("seconds", BigInteger, nullable=False),
+)
+"""How often a domain's key is rotated, where that is set. 0 for never."""
+
+rotations = Table(
+    "rotations",
+    metadata,
+    Column("domain", String(63), primary_key=True),
+    Column("version", BigInteger, primary_key=True),
+    Column("phase", String(16), nullable=False),
+    Column("at", BigInteger, nullable=False),
+)
+"""Each rotation of a domain's key to a version. `at`: unix seconds of its beginning."""
+
+drops = Table(
+    "drops",
+    metadata,
+    Column("domain", String(63), primary_key=True),
+    Column("node", String(63), primary_key=True),
+    Column("version", BigInteger, nullable=False),
+    Column("statement", LargeBinary, nullable=False),
+)
+"""The last statement of each node that it holds no share of this key version of the domain, or of one below."""

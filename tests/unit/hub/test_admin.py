@@ -36,8 +36,13 @@ class Commands:
     async def abort(self, domain: str, reason: str) -> dict[str, Any]:
         return self._told("abort", domain, reason)
 
-    async def set_domain(self, domain: str, refresh_every: int) -> dict[str, Any]:
-        return self._told("set", domain, refresh_every)
+    async def set_domain(
+        self, domain: str, refresh_every: int | None, rotate_every: int | None
+    ) -> dict[str, Any]:
+        return self._told("set", domain, refresh_every, rotate_every)
+
+    async def rotate(self, domain: str) -> dict[str, Any]:
+        return self._told("rotate", domain)
 
     def _told(self, *what: Any) -> dict[str, Any]:
         self.told.append(what)
@@ -102,8 +107,14 @@ QUORUM = {"threshold": 2, "shards": 3}
             ("reshare", "payroll", b"c", Quorum(2, 3), ["a", "b", "d"]),
         ),
         ("/v1/domains/payroll/abort", {"reason": "why"}, ("abort", "payroll", "why")),
-        ("/v1/domains/payroll/settings", {"refresh_every": 3600}, ("set", "payroll", 3600)),
-        ("/v1/domains/payroll/settings", {"refresh_every": MAX_INTERVAL}, ("set", "payroll", MAX_INTERVAL)),
+        ("/v1/domains/payroll/settings", {"refresh_every": 3600}, ("set", "payroll", 3600, None)),
+        ("/v1/domains/payroll/settings", {"rotate_every": 3600}, ("set", "payroll", None, 3600)),
+        ("/v1/domains/payroll/rotate", {}, ("rotate", "payroll")),
+        (
+            "/v1/domains/payroll/settings",
+            {"refresh_every": MAX_INTERVAL},
+            ("set", "payroll", MAX_INTERVAL, None),
+        ),
     ],
 )
 def test_order_reaches_the_hub(path: str, body: dict[str, Any], told: tuple[Any, ...]) -> None:
@@ -115,11 +126,11 @@ def test_order_reaches_the_hub(path: str, body: dict[str, Any], told: tuple[Any,
 @pytest.mark.parametrize(
     ("path", "body", "message"),
     [
-        ("/v1/domains/payroll/settings", {}, "'refresh_every' is missing"),
+        ("/v1/domains/payroll/settings", {}, "there is nothing to set"),
         ("/v1/domains/payroll/settings", {"refresh_every": -1}, "an interval is 0 (never) to"),
         ("/v1/domains/payroll/settings", {"refresh_every": MAX_INTERVAL + 1}, "an interval is 0 (never) to"),
         ("/v1/domains/payroll/settings", {"refresh_every": "12h"}, "an interval is 0 (never) to"),
-        ("/v1/domains/payroll/settings", {"refresh_every": 1.5}, "an interval is 0 (never) to"),
+        ("/v1/domains/payroll/settings", {"rotate_every": 1.5}, "an interval is 0 (never) to"),
         ("/v1/domains", {"charter": "Yw==", **QUORUM, "refresh_every": -1}, "an interval is 0 (never) to"),
         ("/v1/domains/payroll/abort", {}, "'reason' is missing"),
         ("/v1/domains/payroll/reshare", {"threshold": 2}, "'shards' is missing"),

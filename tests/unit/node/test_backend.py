@@ -38,7 +38,12 @@ class Node:
         self.session = session
         self.uses = 0
         self.result: Result | Exception = Result("ok", "")
-        module: Any = SimpleNamespace(encrypt=self._encrypt, lease=self._lease, revise_key=self._revise)
+        module: Any = SimpleNamespace(
+            encrypt=self._encrypt,
+            lease=self._lease,
+            revise_key=self._revise,
+            key_sharings=lambda _key: (DOMAIN.value, DOMAIN.value),
+        )
         sessions: Any = SimpleNamespace(lease=self._open, used=self._used)
         current = {DOMAIN: SimpleNamespace(serves=member)}
         epochs: Any = SimpleNamespace(current=current, serves=lambda domain: current[domain].serves)
