@@ -210,8 +210,13 @@ class Rotations:
         for running in list(self._running.values()):
             if running.machine.phase is not Phase.SHARING:
                 self._feed(running, rotation.TimePassed())
-            elif not running.asked and running.sharing is None and time.monotonic() >= running.not_before:
+            elif not running.asked and running.sharing is None and self._may_share(running):
                 running.sharing = self._loop.create_task(self._share_again(running))
+
+    def _may_share(self, running: _Running) -> bool:
+        if running.target in self._epochs.domains:
+            return True  # the attempt that a restart cut short has come to its end
+        return time.monotonic() >= running.not_before and not self._epochs.is_busy(running.target)
 
     def _begin_due(self, domain: DomainId) -> None:
         versions = self._epochs.versions(domain)

@@ -59,20 +59,25 @@ class Rotations:
         self._epochs = epochs
         self._on_dropped = on_dropped
         self._turn = asyncio.Lock()
+        self._checking: set[DomainId] = set()
 
     def register(self, dispatch: Dispatch) -> None:
         dispatch.on("key/rewrap", 3, self._on_rewrap)
         dispatch.on("key/check", 2, self._on_check)
         dispatch.on("key/drop", 1, self._on_drop)
 
-    # One after another, and beside the queue of other messages: they wait for sessions and for the hub.
+    # One after another, and beside the queue of other messages: they wait for sessions and for the hub, which asks
+    # again while it has no answer.
 
     def _on_rewrap(self, _sender: NodeId, fields: Fields) -> None:
         domain, to, keys = DomainId.named(fields[0]), int(fields[1]), [bytes(key) for key in fields[2]]
         self._fleet.spawn(self._rewrap(domain, to, keys))
 
     def _on_check(self, _sender: NodeId, fields: Fields) -> None:
-        self._fleet.spawn(self._check(DomainId.named(fields[0]), int(fields[1])))
+        domain, version = DomainId.named(fields[0]), int(fields[1])
+        if domain not in self._checking:
+            self._checking.add(domain)
+            self._fleet.spawn(self._check(domain, version))
 
     def _on_drop(self, _sender: NodeId, fields: Fields) -> None:
         self._fleet.spawn(self._drop([bytes(clean) for clean in fields[0]]))
@@ -114,14 +119,15 @@ class Rotations:
 
     async def _check(self, domain: DomainId, version: int) -> None:
         async with self._turn:
-            if not await self._compare(domain, version):
-                return
             try:
-                clean = await self._hsm.slow(self._hsm.module.clean, domain.value, version)
+                if await self._compare(domain, version):
+                    self._post(
+                        "key/clean", await self._hsm.slow(self._hsm.module.clean, domain.value, version)
+                    )
             except _core.CoreError as why:
                 self._refuse(domain, version, why.code, why.message)
-                return
-            self._post("key/clean", clean)
+            finally:
+                self._checking.discard(domain)
 
     async def _drop(self, cleans: list[bytes]) -> None:
         seen = self._hsm.module.verify(cleans[0])
