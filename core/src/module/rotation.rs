@@ -259,10 +259,14 @@ impl State {
             Some(_) => {}
         }
         let by = (next.version == known.version + 1).then(|| by.clone());
-        let present = sharing_of(&known.domain, &before).is_ok_and(|d| self.epochs.contains_key(&d));
-        let kept = self.kept.get(&id).filter(|kept| !present || self.can_be_opened(&id, kept));
-        let trusted = kept.filter(|kept| kept.same != Some(true) || !present);
-        let token = trusted.map_or(before, |kept| kept.record.token.clone());
+        let older = self.kept.get(&id).filter(|kept| kept.same != Some(true) && self.can_be_opened(&id, kept));
+        let known_here = sharing_of(&known.domain, &before).is_ok_and(|d| self.epochs.contains_key(&d));
+        let token = match older {
+            Some(kept) => kept.record.token.clone(),
+            None if known_here => before,
+            // Neither could be opened here, so there is nothing to compare with.
+            None => return self.kept.remove(&id).map(|_| (id.to_vec(), None)),
+        };
         let record = KeptRecord { token, by, same: false };
         let value = encode(&record);
         self.kept.insert(id, Kept { record, same: None });
