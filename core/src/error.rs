@@ -40,6 +40,8 @@ codes! {
     WrongFleet = "wrong_fleet",
     WrongRecipient = "wrong_recipient",
     WrongEpoch = "wrong_epoch",
+    UnknownVersion = "unknown_version",
+    LowerVersion = "lower_version",
     Replayed = "replayed",
     StaleVersion = "stale_version",
     StaleBoot = "stale_boot",

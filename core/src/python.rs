@@ -5,6 +5,7 @@
 
 #![expect(clippy::needless_pass_by_value, reason = "PyO3 extracts owned values")]
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use pyo3::exceptions::{PyTypeError, PyValueError};
@@ -562,6 +563,15 @@ impl PyModule_ {
     fn peer_boot(&self, py: Python<'_>, peer: &str) -> PyResult<Option<u64>> {
         let peer = node(py, peer)?;
         check(py, self.0.peer_boot(&peer))
+    }
+
+    fn peer_version(&self, py: Python<'_>, peer: &str) -> PyResult<Option<u8>> {
+        let peer = node(py, peer)?;
+        check(py, self.0.peer_version(&peer))
+    }
+
+    fn opened_versions(&self, py: Python<'_>) -> PyResult<BTreeMap<u8, u64>> {
+        check(py, self.0.opened_versions())
     }
 
     fn verify<'py>(&self, py: Python<'py>, statement: &[u8]) -> PyResult<Bound<'py, PyAny>> {

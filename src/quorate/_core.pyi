@@ -166,6 +166,10 @@ class Module:
         """(sender, kind, body). Raises with a named reason for what is not for us, seen, or not verified."""
     def peer_boot(self, peer: str) -> int | None:
         """The boot number under which `peer` said hello last; None before it has."""
+    def peer_version(self, peer: str) -> int | None:
+        """The version of messages to `peer`, the newest that both speak; None before it has said hello."""
+    def opened_versions(self) -> dict[int, int]:
+        """How many messages were opened since the start, hellos left out, by version."""
     def verify(self, statement: bytes) -> View:
         """A statement's view, its signature checked against the roster."""
 

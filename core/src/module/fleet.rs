@@ -1,15 +1,50 @@
 //! Fleet messages: this module's one door to the others. What is not for it, was seen, or does not verify
 //! is dropped with a named reason.
+//!
+//! Two modules speak the newest version that both know: each tells its own in its hello, which every build can read.
+
+use std::collections::BTreeMap;
 
 use super::Module;
 use super::state::State;
 use crate::encoding::View;
 use crate::error::{Code, Error, Result, fail};
 use crate::ids::NodeId;
-use crate::seal::fleet::{Header, VERSION, Window, open_message, seal_message};
+use crate::seal::fleet::{Header, NEWEST, OLDEST, Window, open_message, seal_message};
 
 /// The only kind that may not know its receiver's boot number: it tells the sender's.
 pub const HELLO: &str = "link/hello";
+
+/// What is known of another module since this one started.
+pub struct Peer {
+    window: Window,
+    /// The newest version that it said it speaks, in the boot that the window is of.
+    newest: u8,
+}
+
+impl Peer {
+    fn new(boot: u64) -> Self {
+        Self { window: Window::new(boot), newest: OLDEST }
+    }
+
+    /// Takes a hello, whose header told the newest version in the place of a boot number.
+    fn hello(&mut self, header: &Header) -> Result<()> {
+        let restarted = header.boot > self.window.boot();
+        self.window.accept(header.boot, header.seq)?;
+        let told = u8::try_from(header.to_boot).unwrap_or(u8::MAX).max(OLDEST);
+        self.newest = if restarted { told } else { self.newest.max(told) };
+        Ok(())
+    }
+}
+
+/// The newest version that this build speaks. A build for tests can be told of one that is still to come.
+pub fn newest_version() -> u8 {
+    #[cfg(feature = "testing")]
+    if let Some(told) = std::env::var("QUORATE_TESTING_MESSAGE_VERSION").ok().and_then(|v| v.parse().ok()) {
+        return told;
+    }
+    NEWEST
+}
 
 impl Module {
     /// Seals `body` to `to` as a message of `kind`.
@@ -24,7 +59,26 @@ impl Module {
 
     /// The boot number under which a peer said hello last; `None` before it has.
     pub fn peer_boot(&self, peer: &NodeId) -> Result<Option<u64>> {
-        self.with(|s, _| Ok(s.peers.get(peer).map(Window::boot)))
+        self.with(|s, _| Ok(s.peers.get(peer).map(|p| p.window.boot())))
+    }
+
+    /// The version of the messages that go to `peer`; `None` before it has said hello.
+    pub fn peer_version(&self, peer: &NodeId) -> Result<Option<u8>> {
+        self.with(|s, _| Ok(s.peers.get(peer).map(|p| s.newest.min(p.newest))))
+    }
+
+    /// How many messages were opened since this module started, hellos left out, by their version.
+    pub fn opened_versions(&self) -> Result<BTreeMap<u8, u64>> {
+        self.with(|s, _| Ok(s.opened.clone()))
+    }
+
+    /// Speaks another newest version from now on, as another build would from its start.
+    #[cfg(feature = "testing")]
+    pub fn speak(&self, newest: u8) -> Result<()> {
+        self.with(|s, _| {
+            s.newest = newest;
+            Ok(())
+        })
     }
 
     /// A statement's view, its signature checked against the roster or the operator key.
@@ -37,9 +91,9 @@ impl State {
     fn seal_message(&mut self, to: &NodeId, kind: &str, body: &[u8]) -> Result<Vec<u8>> {
         let fleet = self.fleet()?;
         self.roster()?.active(to)?;
-        let to_boot = match self.peers.get(to) {
-            Some(window) => window.boot(),
-            None if kind == HELLO => 0,
+        let (version, to_boot) = match self.peers.get(to) {
+            _ if kind == HELLO => (OLDEST, u64::from(self.newest)),
+            Some(peer) => (self.newest.min(peer.newest), peer.window.boot()),
             None => {
                 return fail(Code::BadState, format!("{to} has not said hello since this module started"));
             }
@@ -48,7 +102,7 @@ impl State {
         let Some((&fleet_epoch, key)) = self.fleet_keys.last_key_value() else { return no_fleet_key() };
         self.seq += 1;
         let header = Header {
-            version: VERSION,
+            version,
             fleet,
             fleet_epoch,
             from: self.name.clone(),
@@ -56,7 +110,7 @@ impl State {
             kind: kind.to_owned(),
             boot: self.boot,
             seq: self.seq,
-            to_boot: if kind == HELLO { 0 } else { to_boot },
+            to_boot,
             salt,
         };
         seal_message(&header, body, key, &self.sign)
@@ -68,24 +122,36 @@ impl State {
             return no_fleet_key();
         }
         let key_for = |epoch| self.fleet_keys.get(&epoch);
-        let (header, body) = open_message(bytes, &fleet, &self.name, &key_for, &self.key_of())?;
-        let hello = header.kind == HELLO;
-        if !hello && header.to_boot != self.boot {
+        let (header, body) = open_message(bytes, self.newest, &fleet, &self.name, &key_for, &self.key_of())?;
+        if header.kind == HELLO {
+            let peer = self.peers.entry(header.from.clone()).or_insert_with(|| Peer::new(header.boot));
+            peer.hello(&header)?;
+            return Ok((header.from, header.kind, body));
+        }
+        if header.to_boot != self.boot {
             return fail(
                 Code::StaleBoot,
                 format!("a message of {} was meant for start {} of this module", header.from, header.to_boot),
             );
         }
-        if !hello && !self.peers.contains_key(&header.from) {
+        let Some(peer) = self.peers.get_mut(&header.from).filter(|p| header.boot <= p.window.boot()) else {
             return fail(
                 Code::StaleBoot,
-                format!("{} has not said hello since this module started", header.from),
+                format!("{} has not said hello since it or this module started", header.from),
+            );
+        };
+        let version = self.newest.min(peer.newest);
+        if header.version < version {
+            return fail(
+                Code::LowerVersion,
+                format!(
+                    "a message of {} has version {}, and both speak {version}",
+                    header.from, header.version
+                ),
             );
         }
-        self.peers
-            .entry(header.from.clone())
-            .or_insert_with(|| Window::new(header.boot))
-            .accept(header.boot, header.seq)?;
+        peer.window.accept(header.boot, header.seq)?;
+        *self.opened.entry(header.version).or_default() += 1;
         Ok((header.from, header.kind, body))
     }
 }

@@ -8,6 +8,7 @@ use zeroize::Zeroizing;
 
 use super::disputes::KeptDealing;
 use super::epochs::own_seats;
+use super::fleet::{Peer, newest_version};
 use super::lease::Lease;
 use super::messages::{AccessKey, AliasRecord, Charter, Configuration, KeyRecord, Plan};
 use super::records::fleet_use_key;
@@ -21,7 +22,7 @@ use crate::error::{Code, Error, Result, fail};
 use crate::ids::{DomainId, Epoch, FleetId, Hash, NodeId, SessionId, ShareIndex};
 use crate::memory::Secret;
 use crate::rng::CryptoRng;
-use crate::seal::fleet::{FleetKey, Window};
+use crate::seal::fleet::FleetKey;
 use crate::seal::hpke::KemPrivate;
 use crate::seal::signing::{SigningKey, VerifyKey};
 use crate::seal::statement::{self, Approved, Signed, Statement};
@@ -48,7 +49,11 @@ pub struct State {
     pub fleet_keys: BTreeMap<u64, FleetKey>,
     /// The outer wrapping keys of export tokens, by fleet epoch.
     pub fleet_wraps: BTreeMap<u64, Secret<32>>,
-    pub peers: HashMap<NodeId, Window>,
+    pub peers: HashMap<NodeId, Peer>,
+    /// The newest version of the fleet message that this module speaks.
+    pub newest: u8,
+    /// Messages opened since the start, hellos left out, by version.
+    pub opened: BTreeMap<u8, u64>,
     pub charters: BTreeMap<DomainId, Approved<Charter>>,
     pub burnt: BTreeMap<DomainId, Epoch>,
     pub plans: HashMap<Hash, OpenPlan>,
@@ -188,6 +193,8 @@ impl State {
             fleet_keys: BTreeMap::new(),
             fleet_wraps: BTreeMap::new(),
             peers: HashMap::new(),
+            newest: newest_version(),
+            opened: BTreeMap::new(),
             charters: BTreeMap::new(),
             burnt: BTreeMap::new(),
             plans: HashMap::new(),

@@ -17,8 +17,11 @@ use crate::rng::CryptoRng;
 use crate::seal::signing::{SigningKey, VerifyKey};
 use crate::seal::statement::{self, Statement, Unverified};
 
-/// The version of the fleet message that this module speaks.
-pub const VERSION: u8 = 1;
+/// The oldest version of the fleet message that this module opens, and the form of every `link/hello`: all builds of
+/// one major line can read it.
+pub const OLDEST: u8 = 1;
+/// The newest version that this module speaks.
+pub const NEWEST: u8 = 1;
 
 crate::record! {
     /// Who says something to whom, and when in the sender's own counting. Public, and signed.
@@ -34,7 +37,8 @@ crate::record! {
         pub boot: u64,
         /// Counts the sender's messages within this boot.
         pub seq: u64,
-        /// The recipient's boot number as the sender knows it.
+        /// The recipient's boot number as the sender knows it. In `link/hello`, which knows none: the newest version that
+        /// the sender speaks (0 from builds that did not say so, and spoke 1).
         pub to_boot: u64,
         /// Random for each message: no two messages have one key.
         pub salt: [u8; 32],
@@ -108,9 +112,8 @@ fn broken(what: &str) -> Error {
 /// Encrypts `body` under the fleet key and signs it as `header.from`, whose key `signer` must be.
 ///
 /// # Errors
-/// `bad_encoding` for a header of another version.
+/// None in practice.
 pub fn seal_message(header: &Header, body: &[u8], key: &FleetKey, signer: &SigningKey) -> Result<Vec<u8>> {
-    check_version(header.version)?;
     let encoded = encode(header);
     let (key, nonce) = key.derive(&header.salt, &encoded)?;
     let mut ciphertext = Vec::with_capacity(body.len() + aead::AES_256_GCM.tag_len());
@@ -121,22 +124,23 @@ pub fn seal_message(header: &Header, body: &[u8], key: &FleetKey, signer: &Signi
     Ok(statement::sign(message, &header.fleet, &header.from, signer).bytes().to_vec())
 }
 
-/// Verifies and decrypts a message for `me`. `key_for` gives the fleet key of an accepted fleet epoch,
-/// `key_of` a roster name's key. Whether the message is a repeat is for the caller's [`Window`] to say.
+/// Verifies and decrypts a message for `me`, of a version from [`OLDEST`] to `newest`. `key_for` gives the fleet key of
+/// an accepted fleet epoch, `key_of` a roster name's key. Whether the message is a repeat is for the caller's [`Window`]
+/// to say.
 ///
 /// # Errors
-/// In this order: `bad_encoding` or `too_large` for malformed bytes and for another version,
-/// `wrong_kind`, `wrong_fleet`, `wrong_recipient`, `bad_signature` when header and signature name two
+/// In this order: `bad_encoding` or `too_large` for malformed bytes, `wrong_kind`, `unknown_version`, `wrong_fleet`, `wrong_recipient`, `bad_signature` when header and signature name two
 /// senders, `unknown_signer`, `bad_signature`, `no_fleet_key`, `not_opened`.
 pub fn open_message<'k>(
     bytes: &[u8],
+    newest: u8,
     fleet: &FleetId,
     me: &NodeId,
     key_for: &dyn Fn(u64) -> Option<&'k FleetKey>,
     key_of: &dyn Fn(&NodeId) -> Option<VerifyKey>,
 ) -> Result<(Header, Vec<u8>)> {
     let unverified = Unverified::<Message>::read(bytes)?;
-    let header = read_header(&unverified.body().header.0)?;
+    let header = read_header(&unverified.body().header.0, newest)?;
     if header.fleet != *fleet {
         return fail(Code::WrongFleet, format!("a message of fleet {} came to fleet {fleet}", header.fleet));
     }
@@ -172,24 +176,23 @@ pub fn open_message<'k>(
 /// The header of a message, unverified: for routing and for naming what was dropped.
 ///
 /// # Errors
-/// `bad_encoding`, `too_large` or `wrong_kind`.
-pub fn peek_header(bytes: &[u8]) -> Result<Header> {
-    read_header(&Unverified::<Message>::read(bytes)?.body().header.0)
+/// `bad_encoding`, `too_large`, `wrong_kind` or `unknown_version`.
+pub fn peek_header(bytes: &[u8], newest: u8) -> Result<Header> {
+    read_header(&Unverified::<Message>::read(bytes)?.body().header.0, newest)
 }
 
 /// The version stands first, so that it can be named whatever another version's header looks like.
-fn read_header(bytes: &[u8]) -> Result<Header> {
+fn read_header(bytes: &[u8], newest: u8) -> Result<Header> {
     let mut d = Decoder::new(bytes);
     read(d.array())?;
-    check_version(u8::get(&mut d)?)?;
-    decode(bytes)
-}
-
-fn check_version(version: u8) -> Result<()> {
-    if version == VERSION {
-        return Ok(());
+    let version = u8::get(&mut d)?;
+    if !(OLDEST..=newest).contains(&version) {
+        return fail(
+            Code::UnknownVersion,
+            format!("a fleet message has version {version}; this module speaks {OLDEST} to {newest}"),
+        );
     }
-    fail(Code::BadEncoding, format!("a fleet message has version {version}; this module speaks {VERSION}"))
+    decode(bytes)
 }
 
 const WINDOW: u64 = 1024;

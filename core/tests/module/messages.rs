@@ -139,3 +139,103 @@ fn n92_a_stolen_hub_replaces_no_fleet_key_that_is_held() {
     let other = fleet.forge("hub", Rekey { sealed, ..rekey });
     refused(fleet.node(2).accept_rekey(&other), Code::StaleVersion);
 }
+
+/// The byte that tells a message's version: the first item of its header.
+fn with_version(message: &[u8], version: u8) -> Vec<u8> {
+    let fleet_id = [0x8a, message_version(message), 0x50];
+    let at = message.windows(3).position(|w| w == fleet_id).expect("a header") + 1;
+    let mut out = message.to_vec();
+    out[at] = version;
+    out
+}
+
+fn message_version(message: &[u8]) -> u8 {
+    quorate_core::seal::fleet::peek_header(message, u8::MAX).expect("a header").version
+}
+
+#[test]
+fn two_modules_speak_the_newest_version_that_both_know() {
+    let mut fleet = Fleet::founded();
+    fleet.node(2).speak(2).expect("raised");
+    greet(&fleet, 1, 2);
+    greet(&fleet, 2, 1);
+    for (from, to) in [(1, 2), (2, 1)] {
+        assert_eq!(message_version(&say(&fleet, from, to)), 1);
+        fleet.node(to).open_message(&say(&fleet, from, to)).expect("opened");
+    }
+    fleet.reopen(1);
+    fleet.node(1).speak(2).expect("raised");
+    // Of every version: a hello must be read before anything is known.
+    assert_eq!(message_version(&greet(&fleet, 1, 2)), 1);
+    assert_eq!(message_version(&greet(&fleet, 2, 1)), 1);
+    for (from, to) in [(1, 2), (2, 1)] {
+        assert_eq!(message_version(&say(&fleet, from, to)), 2);
+        fleet.node(to).open_message(&say(&fleet, from, to)).expect("opened");
+        assert_eq!(fleet.node(from).peer_version(&node_id(to)).expect("asked"), Some(2));
+    }
+    assert_eq!(fleet.node(2).opened_versions().expect("asked"), [(1, 1), (2, 1)].into());
+}
+
+#[test]
+fn a_build_that_told_no_version_is_spoken_to_in_the_first() {
+    let fleet = Fleet::founded();
+    fleet.node(2).speak(2).expect("raised");
+    fleet.node(1).speak(0).expect("as the release before");
+    greet(&fleet, 1, 2);
+    fleet.node(1).speak(1).expect("as the release before");
+    greet(&fleet, 2, 1);
+    for (from, to) in [(1, 2), (2, 1)] {
+        assert_eq!(message_version(&say(&fleet, from, to)), 1);
+        fleet.node(to).open_message(&say(&fleet, from, to)).expect("opened");
+    }
+}
+
+#[test]
+fn n66_a_message_of_an_unknown_version_is_refused_by_name() {
+    let fleet = greeted();
+    let message = say(&fleet, 1, 2);
+    for version in [0, 2, 3, 23] {
+        let error = fleet.node(2).open_message(&with_version(&message, version)).expect_err("refused");
+        assert_eq!(error.code, Code::UnknownVersion);
+        assert!(error.what.contains(&format!("version {version}")), "{error}");
+    }
+    fleet.node(2).speak(2).expect("raised");
+    refused(fleet.node(2).open_message(&with_version(&message, 3)), Code::UnknownVersion);
+    fleet.node(2).open_message(&message).expect("opened");
+}
+
+#[test]
+fn n66_who_spoke_a_version_in_this_boot_speaks_no_lower_one() {
+    let mut fleet = Fleet::founded();
+    let early = {
+        fleet.node(2).speak(2).expect("raised");
+        greet(&fleet, 1, 2);
+        greet(&fleet, 2, 1);
+        say(&fleet, 1, 2)
+    };
+    // Node 1 says that it speaks version 2; what it said before in version 1 may not come any more, nor new of it.
+    fleet.node(1).speak(2).expect("raised");
+    greet(&fleet, 1, 2);
+    fleet.node(1).speak(1).expect("lowered");
+    for lower in [early, say(&fleet, 1, 2)] {
+        refused(fleet.node(2).open_message(&lower), Code::LowerVersion);
+    }
+    // A hello that tells less takes nothing back.
+    greet(&fleet, 1, 2);
+    refused(fleet.node(2).open_message(&say(&fleet, 1, 2)), Code::LowerVersion);
+    // A start with an older build does.
+    fleet.reopen(1);
+    greet(&fleet, 1, 2);
+    greet(&fleet, 2, 1);
+    fleet.node(2).open_message(&say(&fleet, 1, 2)).expect("opened");
+}
+
+#[test]
+fn a_message_of_a_start_that_has_not_said_hello_is_not_opened() {
+    let mut fleet = greeted();
+    fleet.reopen(1);
+    greet(&fleet, 2, 1);
+    refused(fleet.node(2).open_message(&say(&fleet, 1, 2)), Code::StaleBoot);
+    greet(&fleet, 1, 2);
+    fleet.node(2).open_message(&say(&fleet, 1, 2)).expect("opened");
+}

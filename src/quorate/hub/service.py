@@ -325,7 +325,12 @@ class Hub:
                 "region": self._info["region"],
                 "account": self._info["account"],
             },
-            "hub": {"pid": os.getpid(), "state": "ready", "term": self._term},
+            "hub": {
+                "pid": os.getpid(),
+                "state": "ready",
+                "term": self._term,
+                "messages": self._hsm.module.opened_versions(),
+            },
             "nodes": [self._node_status(entry) for entry in self._hsm.module.entries()],
             "domains": [
                 *(self._domain_status(name) for name in sorted({d.base for d in self._epochs.domains})),
@@ -348,6 +353,7 @@ class Hub:
             "live": live,
             "kms": known is not None and live and known.kms,
             "convicted": self._epochs.disputes.convicted.get(name),
+            "message_version": self._hsm.module.peer_version(name.value),
         }
 
     def _domain_status(self, base: DomainId) -> dict[str, Any]:

@@ -296,6 +296,7 @@ class Node:
             "memory_locked": self._memory_locked,
             "kms": str(self._settings.kms) if self._kms.listening else None,
             "hub": self._fleet.is_up(HUB),
+            "messages": module.opened_versions(),
             "log_level": self._log_level.current,
             "log_level_configured": self._log_level.configured,
             "domains": domains,
