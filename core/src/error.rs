@@ -56,6 +56,7 @@ codes! {
     NoLease = "no_lease",
     NoSession = "no_session",
     NoFleetKey = "no_fleet_key",
+    OldFleetKey = "old_fleet_key",
     UnknownDomain = "unknown_domain",
     UnknownKey = "unknown_key",
     KeyCommitment = "key_commitment",

@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
@@ -24,7 +25,7 @@ use crate::module::messages::{
 };
 use crate::module::operator::{Invite, Operator};
 use crate::module::{
-    EpochState, Learnt, Module, PlanOrder, PublicKeys, RecordKind, Sources, SubShare, views,
+    EpochState, Learnt, Module, PlanOrder, PublicKeys, RecordKind, Sources, SubShare, WINDOW, views,
 };
 use crate::rng::SystemRng;
 use crate::seal::signing::VerifyKey;
@@ -377,7 +378,7 @@ impl PyOperator {
         Ok((new.access_key_id, new.secret.to_string(), bytes(py, &new.sealed_to_hub)))
     }
 
-    #[pyo3(signature = (*, access_key_id, user, role, enabled, created, sealed, parent=None))]
+    #[pyo3(signature = (*, access_key_id, user, role, enabled, created, sealed, parent=None, secret=None))]
     #[expect(clippy::too_many_arguments, reason = "keyword arguments in Python")]
     fn access_key<'py>(
         &self,
@@ -389,6 +390,7 @@ impl PyOperator {
         created: u64,
         sealed: Vec<u8>,
         parent: Option<&[u8]>,
+        secret: Option<&str>,
     ) -> PyResult<Bound<'py, PyBytes>> {
         let role = check(py, AccessRole::parse(role))?;
         let operator = self.get();
@@ -403,7 +405,7 @@ impl PyOperator {
             created,
             sealed: Bytes(sealed),
         };
-        Ok(bytes(py, &check(py, operator.access_key(key, parent))?))
+        Ok(bytes(py, &check(py, operator.access_key(key, parent, secret))?))
     }
 
     #[expect(clippy::unused_self, reason = "Python's protocol")]
@@ -542,13 +544,58 @@ impl PyModule_ {
             .collect()
     }
 
-    fn accept_rekey(&self, py: Python<'_>, rekey: &[u8]) -> PyResult<u64> {
-        run(py, || self.0.accept_rekey(rekey))
+    #[pyo3(signature = (rekey, *, window=None))]
+    fn accept_rekey(&self, py: Python<'_>, rekey: &[u8], window: Option<u64>) -> PyResult<u64> {
+        run(py, || self.0.accept_rekey(rekey, window.map_or(WINDOW, Duration::from_secs)))
+    }
+
+    fn fleet_key<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let state = run(py, || self.0.fleet_key())?;
+        let out = PyDict::new(py);
+        out.set_item("epoch", state.epoch)?;
+        out.set_item("previous", state.previous)?;
+        out.set_item("keys", state.keys)?;
+        let left: Vec<_> = state.keys_left.iter().map(|id| bytes(py, id)).collect();
+        out.set_item("keys_left", left)?;
+        out.set_item("access_left", state.access_left)?;
+        out.set_item("uncommitted", state.uncommitted)?;
+        Ok(out)
+    }
+
+    fn fleet_key_kept<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
+        Ok(bytes(py, &run(py, || self.0.fleet_key_kept())?))
+    }
+
+    fn retire_fleet_key<'py>(
+        &self,
+        py: Python<'py>,
+        receipts: Vec<Vec<u8>>,
+    ) -> PyResult<Bound<'py, PyBytes>> {
+        Ok(bytes(py, &run(py, || self.0.retire_fleet_key(&receipts))?))
+    }
+
+    fn renew_outer<'py>(&self, py: Python<'py>, key_id: &[u8]) -> PyResult<Bound<'py, PyBytes>> {
+        let key_id = array(key_id, "a key id")?;
+        Ok(bytes(py, &run(py, || self.0.renew_outer(&key_id))?))
+    }
+
+    fn renew_access<'py>(&self, py: Python<'py>, access_key_id: &str) -> PyResult<Bound<'py, PyBytes>> {
+        Ok(bytes(py, &run(py, || self.0.renew_access(access_key_id))?))
+    }
+
+    #[pyo3(signature = (*, window))]
+    fn rotate_fleet_key(&self, py: Python<'_>, window: u64) -> PyResult<u64> {
+        run(py, || self.0.rotate_fleet_key(Duration::from_secs(window)))
     }
 
     fn seal<'py>(&self, py: Python<'py>, to: &str, kind: &str, body: &[u8]) -> PyResult<Bound<'py, PyBytes>> {
         let to = node(py, to)?;
         Ok(bytes(py, &run(py, || self.0.seal(&to, kind, body))?))
+    }
+
+    fn hellos<'py>(&self, py: Python<'py>, to: &str, body: &[u8]) -> PyResult<Vec<Bound<'py, PyBytes>>> {
+        let to = node(py, to)?;
+        Ok(all_bytes(py, &run(py, || self.0.hellos(&to, body))?))
     }
 
     fn open_message<'py>(

@@ -114,7 +114,11 @@ class Operator:
         created: int,
         sealed: bytes,
         parent: bytes | None = None,
-    ) -> bytes: ...
+        secret: str | None = None,
+    ) -> bytes:
+        """Signs the next version after `parent`. `sealed` is what `parent` has, or is committed to `secret`; else
+        `CoreError` (`key_commitment`).
+        """
 
 @final
 class Module:
@@ -157,11 +161,27 @@ class Module:
     def roster(self) -> bytes | None: ...
     def entries(self) -> list[View]:
         """Views of the roster's entries, active and retired, with `statement` and `fingerprint` added."""
-    def accept_rekey(self, rekey: bytes) -> int:
-        """Opens and stores a fleet key; returns its fleet epoch."""
+    def accept_rekey(self, rekey: bytes, *, window: int | None = None) -> int:
+        """Opens and stores a fleet key; returns its fleet epoch. `window`: seconds in which the one before it still
+        opens messages (an hour, and at most a week).
+        """
+    def fleet_key(self) -> View:
+        """epoch, previous (while its key is here), keys (that have material), keys_left (ids of those that are not
+        under the newest fleet key), access_left and uncommitted (ids of access keys).
+        """
+    def fleet_key_kept(self) -> bytes:
+        """The `FleetKeyKept` receipt of the newest fleet key."""
+    def retire_fleet_key(self, receipts: Sequence[bytes]) -> bytes:
+        """Erases the fleet key before the newest, on `FleetKeyKept` receipts of the hub and most modules; the
+        `FleetKeyRetired` receipt.
+        """
+    def renew_outer(self, key_id: bytes) -> bytes:
+        """The next version of a `KeyRecord`, its material under the newest fleet key; not learnt yet."""
 
     # --- fleet messages
     def seal(self, to: str, kind: str, body: bytes) -> bytes: ...
+    def hellos(self, to: str, body: bytes) -> list[bytes]:
+        """`link/hello` to `to`, under each fleet key that is accepted here."""
     def open_message(self, message: bytes) -> tuple[str, str, bytes]:
         """(sender, kind, body). Raises with a named reason for what is not for us, seen, or not verified."""
     def peer_boot(self, peer: str) -> int | None:
@@ -183,6 +203,10 @@ class Module:
     def admit(self, entry: bytes) -> bytes:
         """A new roster version with this entry added or replaced (same name, next version)."""
     def rekey_for(self, node: str) -> bytes: ...
+    def rotate_fleet_key(self, *, window: int) -> int:
+        """Makes the key of the next fleet epoch. Refused while the one before the newest is here."""
+    def renew_access(self, access_key_id: str) -> bytes:
+        """An `AccessSeal` of this access key under the newest fleet key; not learnt yet."""
     def plan(
         self,
         *,
@@ -270,7 +294,7 @@ class Module:
     # --- records (charters, access keys, KMS keys, aliases)
     def learn(self, statements: Sequence[bytes]) -> list[str]:
         """Verifies and stores durably, in one commit. For each: `new`, `known`, or a refusal's error code."""
-    def records(self, kind: Literal["charter", "access", "key", "alias"]) -> list[bytes]: ...
+    def records(self, kind: Literal["charter", "access", "key", "alias", "seal"]) -> list[bytes]: ...
     def make_key(
         self, *, key_id: bytes, domain: str, description: str, tags: Sequence[tuple[str, str]], created: int
     ) -> bytes:

@@ -24,6 +24,7 @@ SOURCES = (
     "keys/token.rs",
     "module/enrolment.rs",
     "module/records.rs",
+    "module/fleet_key.rs",
 )
 TYPES = {
     "FleetId": "fleet-id",
@@ -114,7 +115,7 @@ RULES = rules()
 
 
 def test_the_sources_are_read() -> None:
-    assert len(RECORDS) == 37
+    assert len(RECORDS) == 44
     assert RECORDS["seat"] == (None, [("index", "share-index"), ("node", "node-id"), ("role", "role")])
     assert RECORDS["closed"][1][-1] == ("culprits", "[* share-index]")
 

@@ -94,9 +94,23 @@ pub fn wrap(
     fleet_epoch: u64,
     rng: &mut dyn CryptoRng,
 ) -> Result<Vec<u8>> {
-    let mut token = header(fleet_epoch, ctx.domain_key_version);
     let inner = sealed::seal(domain_wrap.expose(), label::TOKEN_INNER, &encode(ctx), backing.expose(), rng)?;
-    let outer = sealed::seal(fleet_wrap.expose(), label::TOKEN_OUTER, &outer_aad(ctx, &token), &inner, rng)?;
+    wrap_outer(&inner, ctx, fleet_wrap, fleet_epoch, rng)
+}
+
+/// Wraps what [`open_outer`] gave, the backing key under the domain's wrapping key, under another fleet key.
+///
+/// # Errors
+/// As [`wrap`].
+pub fn wrap_outer(
+    inner: &[u8],
+    ctx: &TokenContext,
+    fleet_wrap: &Secret<32>,
+    fleet_epoch: u64,
+    rng: &mut dyn CryptoRng,
+) -> Result<Vec<u8>> {
+    let mut token = header(fleet_epoch, ctx.domain_key_version);
+    let outer = sealed::seal(fleet_wrap.expose(), label::TOKEN_OUTER, &outer_aad(ctx, &token), inner, rng)?;
     token.extend_from_slice(&outer);
     Ok(token)
 }
@@ -114,12 +128,7 @@ pub fn unwrap<'k>(
     domain_wrap: &Secret<32>,
     fleet_wrap_for_epoch: &dyn Fn(u64) -> Option<&'k Secret<32>>,
 ) -> Result<Secret<32>> {
-    let (header_len, epoch, _) = read_header(token)?;
-    let (header, outer) = token.split_at(header_len);
-    let Some(fleet_wrap) = fleet_wrap_for_epoch(epoch) else {
-        return fail(Code::NoFleetKey, format!("the token needs the fleet key of fleet epoch {epoch}"));
-    };
-    let inner = sealed::open(fleet_wrap.expose(), label::TOKEN_OUTER, &outer_aad(ctx, header), outer)?;
+    let inner = open_outer(token, ctx, fleet_wrap_for_epoch)?;
     let backing = sealed::open(domain_wrap.expose(), label::TOKEN_INNER, &encode(ctx), &inner)?;
     let mut backing: Zeroizing<[u8; 32]> = Zeroizing::new(
         backing
@@ -128,4 +137,29 @@ pub fn unwrap<'k>(
             .map_err(|_| Error::new(Code::BadEncoding, "an export token holds a backing key of 32 bytes"))?,
     );
     Secret::take_from(&mut backing)
+}
+
+/// The fleet epoch whose key a token's outer layer needs; nothing of it is verified.
+///
+/// # Errors
+/// `bad_encoding` for another length or format.
+pub fn fleet_epoch(token: &[u8]) -> Result<u64> {
+    read_header(token).map(|(_, epoch, _)| epoch)
+}
+
+/// Opens the fleet's layer alone; what is left is still sealed under the domain's wrapping key.
+///
+/// # Errors
+/// As [`unwrap`].
+pub fn open_outer<'k>(
+    token: &[u8],
+    ctx: &TokenContext,
+    fleet_wrap_for_epoch: &dyn Fn(u64) -> Option<&'k Secret<32>>,
+) -> Result<Zeroizing<Vec<u8>>> {
+    let (header_len, epoch, _) = read_header(token)?;
+    let (header, outer) = token.split_at(header_len);
+    let Some(fleet_wrap) = fleet_wrap_for_epoch(epoch) else {
+        return fail(Code::NoFleetKey, format!("the token needs the fleet key of fleet epoch {epoch}"));
+    };
+    sealed::open(fleet_wrap.expose(), label::TOKEN_OUTER, &outer_aad(ctx, header), outer)
 }

@@ -2,17 +2,16 @@
 //! certifying the process's TLS keys.
 
 use super::Module;
-use super::messages::{EnrolRequest, Entry, FleetInfo, Invitation, Rekey, Role, Token};
+use super::messages::{EnrolRequest, Entry, FleetInfo, Invitation, Role, Token};
 use super::records::check_version_step;
 use super::roster::Roster;
-use super::state::{State, secret};
+use super::state::State;
 use super::store::{self, Pins};
-use crate::encoding::{Bytes, encode, same_bytes};
+use crate::encoding::{Bytes, encode};
 use crate::error::{Code, Result, fail};
 use crate::ids::{Epoch, FleetId, Hash, NodeId};
 use crate::record;
-use crate::seal::fleet::FleetKey;
-use crate::seal::hpke::{self, Info, KemPublic, SUITE};
+use crate::seal::hpke::{Info, KemPublic, SUITE};
 use crate::seal::signing::VerifyKey;
 use crate::seal::statement;
 use crate::seal::tls::{Authority, TlsAuthority, Validity};
@@ -145,31 +144,6 @@ impl Module {
     pub fn entries(&self) -> Result<Vec<(Entry, Vec<u8>)>> {
         self.with(|s, _| Ok(s.roster()?.entries().map(|e| (e.body().clone(), e.bytes().to_vec())).collect()))
     }
-
-    /// Opens and stores a fleet key that the hub sealed to this module; returns its fleet epoch.
-    pub fn accept_rekey(&self, bytes: &[u8]) -> Result<u64> {
-        self.with(|s, _| {
-            let rekey = s.verify_hub::<Rekey>(bytes)?;
-            let r = rekey.body();
-            if r.recipient != s.name {
-                return fail(Code::WrongRecipient, format!("this fleet key is sealed to {}", r.recipient));
-            }
-            let info = rekey_info(s.fleet()?, rekey.signer(), &s.name, r.fleet_epoch);
-            let opened = hpke::open(&s.kem, &encode(&info), &[], &r.sealed.0)?;
-            let key = FleetKey::from_secret(secret(&opened)?);
-            if let Some(known) = s.fleet_keys.get(&r.fleet_epoch) {
-                if !same_bytes(known.secret().expose(), key.secret().expose()) {
-                    return fail(
-                        Code::StaleVersion,
-                        format!("another key of fleet epoch {} is known", r.fleet_epoch),
-                    );
-                }
-                return Ok(r.fleet_epoch);
-            }
-            s.keep_fleet_key(r.fleet_epoch, key)?;
-            Ok(r.fleet_epoch)
-        })
-    }
 }
 
 impl State {
@@ -233,14 +207,5 @@ impl State {
         let version = roster.version;
         self.roster = Some(roster);
         Ok(version)
-    }
-
-    pub fn keep_fleet_key(&mut self, fleet_epoch: u64, key: FleetKey) -> Result<()> {
-        self.commit(&[Change::PutSecret {
-            table: store::FLEET_KEY,
-            id: &encode(&fleet_epoch),
-            value: key.secret().expose(),
-        }])?;
-        self.hold_fleet_key(fleet_epoch, key)
     }
 }

@@ -2,13 +2,15 @@
 //! is dropped with a named reason.
 //!
 //! Two modules speak the newest version that both know: each tells its own in its hello, which every build can read.
+//! Likewise they use the newest fleet key that both have: it is known from what the other last used.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::Module;
 use super::state::State;
 use crate::encoding::View;
-use crate::error::{Code, Error, Result, fail};
+use crate::error::{Code, Result, fail};
 use crate::ids::NodeId;
 use crate::seal::fleet::{Header, NEWEST, OLDEST, Window, open_message, seal_message};
 
@@ -20,11 +22,13 @@ pub struct Peer {
     window: Window,
     /// The newest version that it said it speaks, in the boot that the window is of.
     newest: u8,
+    /// The newest fleet epoch that it has used in that boot.
+    fleet_epoch: u64,
 }
 
 impl Peer {
     fn new(boot: u64) -> Self {
-        Self { window: Window::new(boot), newest: OLDEST }
+        Self { window: Window::new(boot), newest: OLDEST, fleet_epoch: 0 }
     }
 
     /// Takes a hello, whose header told the newest version in the place of a boot number.
@@ -32,7 +36,11 @@ impl Peer {
         let restarted = header.boot > self.window.boot();
         self.window.accept(header.boot, header.seq)?;
         let told = u8::try_from(header.to_boot).unwrap_or(u8::MAX).max(OLDEST);
-        self.newest = if restarted { told } else { self.newest.max(told) };
+        if restarted {
+            (self.newest, self.fleet_epoch) = (OLDEST, 0);
+        }
+        self.newest = self.newest.max(told);
+        self.fleet_epoch = self.fleet_epoch.max(header.fleet_epoch);
         Ok(())
     }
 }
@@ -49,12 +57,22 @@ pub fn newest_version() -> u8 {
 impl Module {
     /// Seals `body` to `to` as a message of `kind`.
     pub fn seal(&self, to: &NodeId, kind: &str, body: &[u8]) -> Result<Vec<u8>> {
-        self.with(|s, _| s.seal_message(to, kind, body))
+        self.with(|s, now| s.seal_message(to, kind, body, now))
+    }
+
+    /// The hello to `to` under each fleet key that this module accepts: a peer has one of them at least, and is told by
+    /// the other that we have it.
+    pub fn hellos(&self, to: &NodeId, body: &[u8]) -> Result<Vec<Vec<u8>>> {
+        self.with(|s, now| {
+            let mut epochs = vec![s.newest_fleet_key()?.0];
+            epochs.extend(s.previous_fleet_key().filter(|e| s.accepted_fleet_key(*e, now).is_ok()));
+            epochs.into_iter().map(|epoch| s.seal_under(epoch, to, HELLO, body)).collect()
+        })
     }
 
     /// Opens a message: (sender, kind, body).
     pub fn open_message(&self, bytes: &[u8]) -> Result<(NodeId, String, Vec<u8>)> {
-        self.with(|s, _| s.open_message(bytes))
+        self.with(|s, now| s.open_message(bytes, now))
     }
 
     /// The boot number under which a peer said hello last; `None` before it has.
@@ -88,7 +106,16 @@ impl Module {
 }
 
 impl State {
-    fn seal_message(&mut self, to: &NodeId, kind: &str, body: &[u8]) -> Result<Vec<u8>> {
+    /// Seals under the newest fleet key that both have.
+    fn seal_message(&mut self, to: &NodeId, kind: &str, body: &[u8], now: Duration) -> Result<Vec<u8>> {
+        let (newest, _) = self.newest_fleet_key()?;
+        let theirs = self.peers.get(to).map_or(newest, |p| p.fleet_epoch);
+        let older =
+            self.previous_fleet_key().filter(|e| theirs <= *e && self.accepted_fleet_key(*e, now).is_ok());
+        self.seal_under(older.unwrap_or(newest), to, kind, body)
+    }
+
+    fn seal_under(&mut self, fleet_epoch: u64, to: &NodeId, kind: &str, body: &[u8]) -> Result<Vec<u8>> {
         let fleet = self.fleet()?;
         self.roster()?.active(to)?;
         let (version, to_boot) = match self.peers.get(to) {
@@ -99,7 +126,6 @@ impl State {
             }
         };
         let salt = self.next_bytes();
-        let Some((&fleet_epoch, key)) = self.fleet_keys.last_key_value() else { return no_fleet_key() };
         self.seq += 1;
         let header = Header {
             version,
@@ -113,15 +139,13 @@ impl State {
             to_boot,
             salt,
         };
-        seal_message(&header, body, key, &self.sign)
+        seal_message(&header, body, &self.fleet_keys[&fleet_epoch], &self.sign)
     }
 
-    fn open_message(&mut self, bytes: &[u8]) -> Result<(NodeId, String, Vec<u8>)> {
+    fn open_message(&mut self, bytes: &[u8], now: Duration) -> Result<(NodeId, String, Vec<u8>)> {
         let fleet = self.fleet()?;
-        if self.fleet_keys.is_empty() {
-            return no_fleet_key();
-        }
-        let key_for = |epoch| self.fleet_keys.get(&epoch);
+        self.newest_fleet_key()?;
+        let key_for = |epoch| self.accepted_fleet_key(epoch, now);
         let (header, body) = open_message(bytes, self.newest, &fleet, &self.name, &key_for, &self.key_of())?;
         if header.kind == HELLO {
             let peer = self.peers.entry(header.from.clone()).or_insert_with(|| Peer::new(header.boot));
@@ -151,14 +175,8 @@ impl State {
             );
         }
         peer.window.accept(header.boot, header.seq)?;
+        peer.fleet_epoch = peer.fleet_epoch.max(header.fleet_epoch);
         *self.opened.entry(header.version).or_default() += 1;
         Ok((header.from, header.kind, body))
     }
-}
-
-fn no_fleet_key<T>() -> Result<T> {
-    Err(Error::new(
-        Code::NoFleetKey,
-        "this module has no fleet key yet; the hub sends it once it is enrolled",
-    ))
 }

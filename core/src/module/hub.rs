@@ -4,11 +4,13 @@
 use super::Module;
 use super::dealings;
 use super::enrolment::{PublicKeys, rekey_info};
+use super::fleet_key::{WINDOW, access_commitment};
 use super::messages::{
     Called, Charter, Configuration, Dealer, EnrolRequest, Entry, Grant, Plan, Purpose, Rekey, Role,
     Roster as RosterStatement, Seat, SessionRequest, Token,
 };
 use super::operator::access_info;
+use super::records::SealedAccess;
 use super::state::carried;
 use crate::encoding::{Bytes, encode};
 use crate::error::{Code, Result, fail};
@@ -33,7 +35,7 @@ pub struct PlanOrder {
 impl Module {
     /// Makes the fleet key (fleet epoch 1) and roster 1 with the hub's own operator-signed entry.
     pub fn found_fleet(&self, entry: &[u8]) -> Result<Vec<u8>> {
-        self.with(|s, _| {
+        self.with(|s, now| {
             if s.roster.is_some() {
                 return fail(Code::AlreadyExists, "this fleet is founded already");
             }
@@ -45,7 +47,7 @@ impl Module {
             let entries = vec![Bytes(entry.to_vec())];
             let roster = s.sign(RosterStatement { fleet, version: 1, parent: Hash([0; 32]), entries })?;
             let key = FleetKey::generate(&mut *s.rng)?;
-            s.keep_fleet_key(1, key)?;
+            s.take_fleet_key(1, key, WINDOW, now)?;
             s.install_roster(roster.bytes())?;
             Ok(roster.bytes().to_vec())
         })
@@ -102,12 +104,10 @@ impl Module {
         })
     }
 
-    /// The fleet key, sealed to `node`'s long-term KEM key.
+    /// The newest fleet key, sealed to `node`'s long-term KEM key.
     pub fn rekey_for(&self, node: &NodeId) -> Result<Vec<u8>> {
         self.with(|s, _| {
-            let Some((&fleet_epoch, _)) = s.fleet_keys.last_key_value() else {
-                return fail(Code::NoFleetKey, "this module has no fleet key");
-            };
+            let (fleet_epoch, _) = s.newest_fleet_key()?;
             let kem = s.roster()?.active(node)?.kem.clone();
             let info = encode(&rekey_info(s.fleet()?, &s.name, node, fleet_epoch));
             let key = s.fleet_keys[&fleet_epoch].secret();
@@ -175,7 +175,9 @@ impl Module {
         self.with(|s, _| {
             let info = encode(&access_info(s.fleet()?, &s.name, access_key_id));
             let secret = hpke::open(&s.kem, &info, &[], sealed)?;
-            s.seal_access(access_key_id, &secret)
+            let (fleet_epoch, sealed) = s.seal_access(access_key_id, &secret)?;
+            let commitment = access_commitment(access_key_id, &secret);
+            Ok(encode(&SealedAccess { fleet_epoch, sealed: Bytes(sealed), commitment }))
         })
     }
 }

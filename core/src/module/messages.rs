@@ -178,6 +178,18 @@ statements! {
         pub sealed: Bytes,
     }
 
+    /// Receipt: the fleet key of this fleet epoch lies durably in the signer's vault.
+    pub struct FleetKeyKept = "quorate/v1/fleet/key-kept" {
+        pub fleet: FleetId,
+        pub fleet_epoch: u64,
+    }
+
+    /// Receipt: no fleet key of a fleet epoch below this one is left in the signer's vault.
+    pub struct FleetKeyRetired = "quorate/v1/fleet/key-retired" {
+        pub fleet: FleetId,
+        pub below: u64,
+    }
+
     /// What a domain may become; operator-signed. A hub acts inside it, never beyond.
     pub struct Charter = "quorate/v1/domain/charter" {
         pub fleet: FleetId,
@@ -413,6 +425,16 @@ statements! {
         pub enabled: bool,
         /// Unix milliseconds.
         pub created: u64,
+        pub sealed: Bytes,
+    }
+
+    /// The secret of one version of an access key under another fleet key; hub-signed. A module takes it only if the
+    /// secret is the one that it knows, or that the operator committed to.
+    pub struct AccessSeal = "quorate/v1/access/seal" {
+        pub fleet: FleetId,
+        pub access_key_id: String,
+        pub access_version: u64,
+        pub fleet_epoch: u64,
         pub sealed: Bytes,
     }
 }

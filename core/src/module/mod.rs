@@ -4,8 +4,8 @@
 //! A file for each group of commands: `enrolment` (who is who), `hub` (what only the hub's module does),
 //! `plans`, `dealings`, `disputes` and `epochs` (what may be changed; by what; who lied; when it holds), `sessions`
 //! (asking and answering), `records` (charters, keys, access), `rotation` (a domain's key versions), `client` (what an
-//! application asked for), `fleet` (fleet messages). Values they share: `roster`, `usage`, `lease`, `messages`.
-//! `operator` is the operator key, which lives with the CLI.
+//! application asked for), `fleet` (fleet messages), `fleet_key` (its rotation). Values they share: `roster`, `usage`,
+//! `lease`, `messages`. `operator` is the operator key, which lives with the CLI.
 //!
 //! Not here: sockets, orchestration, wall clocks (an argument where a certificate needs one).
 
@@ -15,6 +15,7 @@ mod disputes;
 mod enrolment;
 mod epochs;
 mod fleet;
+mod fleet_key;
 mod hub;
 #[cfg(feature = "testing")]
 pub mod inspect;
@@ -38,6 +39,7 @@ use std::time::Duration;
 pub use dealings::{Made, SubShare};
 pub use disputes::{KEPT, Reason, Verdict};
 pub use enrolment::PublicKeys;
+pub use fleet_key::{FleetKeyState, MAX_WINDOW, WINDOW, access_commitment};
 pub use hub::PlanOrder;
 pub use records::{Learnt, RecordKind};
 pub use sessions::{Answered, Given, Progress};

@@ -5,9 +5,11 @@ use std::path::Path;
 
 use zeroize::Zeroizing;
 
+use super::fleet_key::access_commitment;
 use super::messages::{
     AccessKey, Charter, EnrolRequest, Entry, FleetInfo, Invitation, Role, Standing, Token,
 };
+use super::records::read_sealed;
 use super::store::{IDENTITY, IDENTITY_KEYS, ONLY, SIGN, TLS, stored};
 use crate::encoding::{Bytes, digest, encode};
 use crate::error::{Code, Error, Result, fail};
@@ -210,16 +212,33 @@ impl Operator {
         Ok(NewAccess { access_key_id, secret: Zeroizing::new(text), sealed_to_hub })
     }
 
-    /// Signs an access key; version and parent follow `parent`.
-    pub fn access_key(&self, mut key: AccessKey, parent: Option<&[u8]>) -> Result<Vec<u8>> {
+    /// Signs an access key; version and parent follow `parent`. What it holds sealed must be committed to `secret`, or be
+    /// what the operator signed before: a stolen hub puts no other secret in.
+    pub fn access_key(
+        &self,
+        mut key: AccessKey,
+        parent: Option<&[u8]>,
+        secret: Option<&str>,
+    ) -> Result<Vec<u8>> {
         key.fleet = self.fleet;
+        let commitment = read_sealed(&key.sealed.0)?.commitment;
+        let wanted = secret.map(|s| access_commitment(&key.access_key_id, s.as_bytes()));
+        let mut checked = wanted.is_some() && commitment == wanted;
         (key.version, key.parent) = match parent {
             None => (1, Hash([0; 32])),
             Some(bytes) => {
                 let known = statement::open_approved::<AccessKey>(bytes, &self.fleet, &self.public())?;
+                checked |=
+                    known.body().access_key_id == key.access_key_id && known.body().sealed == key.sealed;
                 (known.body().version + 1, known.hash())
             }
         };
+        if !checked {
+            return fail(
+                Code::KeyCommitment,
+                "the hub's module did not seal the secret that this access key was made with",
+            );
+        }
         Ok(statement::approve(&key, &self.fleet, &self.sign))
     }
 }

@@ -4,7 +4,9 @@
 use std::collections::BTreeSet;
 
 use super::Module;
-use super::messages::{AccessKey, AccessRole, AliasRecord, Charter, KeyRecord, KeyState, Role, Tag};
+use super::messages::{
+    AccessKey, AccessRole, AccessSeal, AliasRecord, Charter, KeyRecord, KeyState, Role, Tag,
+};
 use super::state::State;
 use super::store;
 use crate::encoding::{Bytes, encode};
@@ -15,6 +17,7 @@ use crate::memory::Secret;
 use crate::record;
 use crate::seal::statement::{self, Statement};
 use crate::vault::Change;
+use zeroize::Zeroizing;
 
 /// Kinds of record, as Python names them.
 #[derive(Clone, Copy)]
@@ -23,6 +26,7 @@ pub enum RecordKind {
     Access,
     Key,
     Alias,
+    Seal,
 }
 
 impl RecordKind {
@@ -32,6 +36,7 @@ impl RecordKind {
             "access" => Ok(Self::Access),
             "key" => Ok(Self::Key),
             "alias" => Ok(Self::Alias),
+            "seal" => Ok(Self::Seal),
             _ => fail(Code::BadEncoding, format!("{text:?} is no kind of record")),
         }
     }
@@ -45,8 +50,28 @@ pub enum Learnt {
 }
 
 record! {
-    /// An access key's secret under a key of one fleet epoch.
-    pub struct SealedAccess { pub fleet_epoch: u64, pub sealed: Bytes }
+    /// An access key's secret under a key of one fleet epoch, and a hash by which it is known again.
+    pub struct SealedAccess { pub fleet_epoch: u64, pub sealed: Bytes, pub commitment: Hash }
+}
+
+record! {
+    /// The same as earlier releases made it.
+    pub struct OldSealedAccess { pub fleet_epoch: u64, pub sealed: Bytes }
+}
+
+/// What an operator-signed access key holds of its secret.
+pub struct ReadSealed {
+    pub fleet_epoch: u64,
+    pub sealed: Vec<u8>,
+    pub commitment: Option<Hash>,
+}
+
+pub fn read_sealed(bytes: &[u8]) -> Result<ReadSealed> {
+    if let Ok(old) = store::stored::<OldSealedAccess>(bytes) {
+        return Ok(ReadSealed { fleet_epoch: old.fleet_epoch, sealed: old.sealed.0, commitment: None });
+    }
+    let s: SealedAccess = store::stored(bytes)?;
+    Ok(ReadSealed { fleet_epoch: s.fleet_epoch, sealed: s.sealed.0, commitment: Some(s.commitment) })
 }
 
 const ACCESS_LABEL: &str = "quorate/v1/access/secret";
@@ -66,6 +91,7 @@ impl Module {
                 RecordKind::Access => s.access.values().map(|r| r.bytes().to_vec()).collect(),
                 RecordKind::Key => s.keys.values().map(|r| r.bytes().to_vec()).collect(),
                 RecordKind::Alias => s.aliases.values().map(|r| r.bytes().to_vec()).collect(),
+                RecordKind::Seal => s.access_seals.values().map(|r| r.bytes().to_vec()).collect(),
             })
         })
     }
@@ -83,9 +109,7 @@ impl Module {
             if s.keys.contains_key(&key_id) {
                 return fail(Code::AlreadyExists, "a key of this id is known");
             }
-            let Some((&fleet_epoch, _)) = s.fleet_keys.last_key_value() else {
-                return fail(Code::NoFleetKey, "this module has no fleet key yet");
-            };
+            let (fleet_epoch, _) = s.newest_fleet_key()?;
             let backing = Secret::random(&mut *s.rng)?;
             domain.require_base()?;
             // Without an epoch of it there is no lease of it either.
@@ -208,6 +232,7 @@ enum Checked {
     Access(Box<statement::Approved<AccessKey>>),
     Key(Box<statement::Signed<KeyRecord>>),
     Alias(Box<statement::Signed<AliasRecord>>),
+    Seal(Box<statement::Signed<AccessSeal>>),
     Known,
 }
 
@@ -268,8 +293,7 @@ impl State {
                 if !follows(version, next.body().version, next.body().parent, next.hash())? {
                     return Ok(Checked::Known);
                 }
-                let served = self.newest_served(&next.body().domain);
-                check_material(known.map(statement::Signed::body), next.body(), served)?;
+                self.check_material(known.map(statement::Signed::body), next.body())?;
                 Ok(Checked::Key(Box::new(next)))
             }
             AliasRecord::LABEL => {
@@ -280,6 +304,14 @@ impl State {
                 let known = self.aliases.get(&next.body().alias).map(|k| (k.body().version, k.hash()));
                 Ok(if follows(known, next.body().version, next.body().parent, next.hash())? {
                     Checked::Alias(Box::new(next))
+                } else {
+                    Checked::Known
+                })
+            }
+            AccessSeal::LABEL => {
+                let next = self.verify::<AccessSeal>(bytes)?;
+                Ok(if self.check_access_seal(next.signer(), next.body())? {
+                    Checked::Seal(Box::new(next))
                 } else {
                     Checked::Known
                 })
@@ -316,8 +348,15 @@ impl State {
                 self.aliases.insert(id.clone(), *alias);
                 vec![(store::ALIAS, id.into_bytes(), value)]
             }
+            Checked::Seal(seal) => {
+                let id = seal.body().access_key_id.clone();
+                // Until now the secret may not have been here.
+                self.signing_keys.retain(|scope, _| !scope.starts_with(&format!("{id}/")));
+                self.access_seals.insert(id.clone(), *seal);
+                vec![(store::ACCESS_SEAL, id.into_bytes(), value)]
+            }
             Checked::Charter | Checked::Known => {
-                unreachable!("only new records of the three kinds are remembered")
+                unreachable!("only new records of the four kinds are remembered")
             }
         }
     }
@@ -330,25 +369,53 @@ impl State {
         region: &str,
         service: &str,
     ) -> Result<Secret<32>> {
-        let Some(key) = self.access.get(access_key_id) else {
+        // Nor does one that cannot be opened here any more: disabled, or from before access keys had commitments.
+        let lost = |e: &crate::error::Error| e.code == Code::NoFleetKey;
+        let secret = match self.access_secret(access_key_id) {
+            Err(e) if e.code == Code::UnknownKey || lost(&e) => None,
+            found => Some(found?),
+        };
+        let Some(secret) = secret else {
             let dummy = Secret::<40>::random(&mut *self.rng)?;
             return sigv4::signing_key(dummy.expose(), date, region, service);
         };
-        let sealed: SealedAccess = store::stored(&key.body().sealed.0)?;
-        let under = self.access_wrap(sealed.fleet_epoch)?;
-        let aad = encode(&access_key_id.to_owned());
-        let secret = sealed::open(under.expose(), ACCESS_LABEL, &aad, &sealed.sealed.0)?;
         sigv4::signing_key(&secret, date, region, service)
     }
 
-    pub fn seal_access(&mut self, access_key_id: &str, secret: &[u8]) -> Result<Vec<u8>> {
-        let Some((&fleet_epoch, _)) = self.fleet_keys.last_key_value() else {
-            return fail(Code::NoFleetKey, "this module has no fleet key yet");
+    /// The secret of an access key, from its newest seal.
+    pub fn access_secret(&self, access_key_id: &str) -> Result<Zeroizing<Vec<u8>>> {
+        let Some(key) = self.access.get(access_key_id) else {
+            return fail(Code::UnknownKey, "no access key of this id is known");
         };
+        let (fleet_epoch, sealed) = self.access_seal(key.body())?;
+        self.open_access(access_key_id, fleet_epoch, &sealed)
+    }
+
+    /// The newest seal of an access key's secret: its fleet epoch, and the sealed text.
+    pub fn access_seal(&self, key: &AccessKey) -> Result<(u64, Vec<u8>)> {
+        match self.access_seals.get(&key.access_key_id).map(statement::Signed::body) {
+            Some(seal) if seal.access_version == key.version => Ok((seal.fleet_epoch, seal.sealed.0.clone())),
+            _ => read_sealed(&key.sealed.0).map(|s| (s.fleet_epoch, s.sealed)),
+        }
+    }
+
+    pub fn open_access(
+        &self,
+        access_key_id: &str,
+        fleet_epoch: u64,
+        sealed: &[u8],
+    ) -> Result<Zeroizing<Vec<u8>>> {
+        let under = self.access_wrap(fleet_epoch)?;
+        sealed::open(under.expose(), ACCESS_LABEL, &encode(&access_key_id.to_owned()), sealed)
+    }
+
+    /// Seals an access key's secret under the newest fleet key: (fleet epoch, sealed text).
+    pub fn seal_access(&mut self, access_key_id: &str, secret: &[u8]) -> Result<(u64, Vec<u8>)> {
+        let (fleet_epoch, _) = self.newest_fleet_key()?;
         let under = self.access_wrap(fleet_epoch)?;
         let aad = encode(&access_key_id.to_owned());
         let sealed = sealed::seal(under.expose(), ACCESS_LABEL, &aad, secret, &mut *self.rng)?;
-        Ok(encode(&SealedAccess { fleet_epoch, sealed: Bytes(sealed) }))
+        Ok((fleet_epoch, sealed))
     }
 
     fn access_wrap(&self, fleet_epoch: u64) -> Result<Secret<32>> {
@@ -359,44 +426,67 @@ impl State {
     }
 }
 
+impl State {
+    /// A key has material until it is deleted, and always the same: no member can put other material, or none, in its
+    /// place. The token may change to one under another fleet key, which is seen at once to hold the same; or to one
+    /// under the same or a later key version of the domain, not the first: what it holds is compared with what is kept
+    /// of the one before (`rotation`).
+    fn check_material(&self, old: Option<&KeyRecord>, new: &KeyRecord) -> Result<()> {
+        new.domain.require_base()?;
+        let deleted = new.state == KeyState::Deleted;
+        if deleted != new.token.is_none() {
+            return fail(Code::BadState, "a key has material until it is deleted, and none afterwards");
+        }
+        if let Some(token) = &new.token {
+            let epoch = token::fleet_epoch(&token.0)?;
+            if !self.fleet_wraps.contains_key(&epoch) {
+                return fail(Code::NoFleetKey, format!("the key's material needs fleet epoch {epoch}"));
+            }
+        }
+        let under = new.token.as_ref().map(|t| token::domain_key_version(&t.0)).transpose()?;
+        // A token of a version far beyond what this member serves is of none.
+        if let (Some(under), Some(served)) = (under, self.newest_served(&new.domain))
+            && under > served.saturating_add(1)
+        {
+            return fail(Code::BadState, format!("there is no key version {under} of {}", new.domain));
+        }
+        let Some(old) = old else { return Ok(()) };
+        let fixed = |r: &KeyRecord| (r.domain.clone(), r.created, r.key_version);
+        if fixed(old) != fixed(new) {
+            return fail(Code::BadState, "a key's domain, creation and material never change");
+        }
+        if old.token == new.token || self.is_renewed(old, new)? {
+            return Ok(());
+        }
+        let before = old.token.as_ref().map(|t| token::domain_key_version(&t.0).unwrap_or(1));
+        match (before, under) {
+            (_, None) => Ok(()),
+            (Some(before), Some(under)) if under >= before.max(2) => Ok(()),
+            _ => fail(Code::BadState, "a key's material is wrapped anew under a later key version, or stays"),
+        }
+    }
+
+    /// Whether two tokens of one key differ in the fleet's layer alone.
+    pub fn is_renewed(&self, old: &KeyRecord, new: &KeyRecord) -> Result<bool> {
+        let (Some(before), Some(after)) = (&old.token, &new.token) else { return Ok(false) };
+        let under = super::rotation::sharing_of(&old.domain, before)?;
+        if token::fleet_epoch(&after.0)? <= token::fleet_epoch(&before.0)?
+            || super::rotation::sharing_of(&new.domain, after)? != under
+        {
+            return Ok(false);
+        }
+        let context = token_context(&under, old.key_id, old.key_version);
+        let inner = |t: &Bytes| token::open_outer(&t.0, &context, &|epoch| self.fleet_wraps.get(&epoch));
+        Ok(*inner(before)? == *inner(after)?)
+    }
+}
+
 /// A key used in the fleet's name for one purpose.
 pub fn fleet_use_key(fleet_key: &Secret<32>, purpose: &str) -> Result<Secret<32>> {
     let mut out = Secret::zeroed()?;
     let info = encode(&vec!["quorate/v1/fleet/use-key".to_owned(), purpose.to_owned()]);
     kdf::hkdf_sha512(fleet_key.expose(), &[], &info, out.expose_mut());
     Ok(out)
-}
-
-/// A key has material until it is deleted, and always the same: no member can put other material, or none, in its
-/// place. The token may change for one under the same or a later key version of the domain, not under the first: what
-/// it holds is compared with what is kept of the one before (`rotation`). `served`: the domain's newest key version
-/// here, if this module is a member; a token of a far later one is of none.
-fn check_material(old: Option<&KeyRecord>, new: &KeyRecord, served: Option<u64>) -> Result<()> {
-    new.domain.require_base()?;
-    let deleted = new.state == KeyState::Deleted;
-    if deleted != new.token.is_none() {
-        return fail(Code::BadState, "a key has material until it is deleted, and none afterwards");
-    }
-    let under = new.token.as_ref().map(|t| token::domain_key_version(&t.0)).transpose()?;
-    if let (Some(under), Some(served)) = (under, served)
-        && under > served.saturating_add(1)
-    {
-        return fail(Code::BadState, format!("there is no key version {under} of {}", new.domain));
-    }
-    let Some(old) = old else { return Ok(()) };
-    let fixed = |r: &KeyRecord| (r.domain.clone(), r.created, r.key_version);
-    if fixed(old) != fixed(new) {
-        return fail(Code::BadState, "a key's domain, creation and material never change");
-    }
-    if old.token == new.token {
-        return Ok(());
-    }
-    let before = old.token.as_ref().map(|t| token::domain_key_version(&t.0).unwrap_or(1));
-    match (before, under) {
-        (_, None) => Ok(()),
-        (Some(before), Some(under)) if under >= before.max(2) => Ok(()),
-        _ => fail(Code::BadState, "a key's material is wrapped anew under a later key version, or stays"),
-    }
 }
 
 /// The furthest that one record may move a version: a thief of a signing key cannot use up the versions

@@ -45,7 +45,7 @@ impl Kept {
 }
 
 /// The sharing that a token of a key of this domain was wrapped under.
-fn sharing_of(domain: &DomainId, token: &Bytes) -> Result<DomainId> {
+pub fn sharing_of(domain: &DomainId, token: &Bytes) -> Result<DomainId> {
     domain.at_version(token::domain_key_version(&token.0)?)
 }
 
@@ -256,6 +256,8 @@ impl State {
         match &next.token {
             None => return self.kept.remove(&id).map(|_| (id.to_vec(), None)),
             Some(token) if token == &before => return None,
+            // What is kept, and what comparing it came to, is of the inner text, which stays.
+            Some(_) if self.is_renewed(known, next).unwrap_or(false) => return None,
             Some(_) => {}
         }
         let by = (next.version == known.version + 1).then(|| by.clone());

@@ -10,7 +10,7 @@ use super::disputes::KeptDealing;
 use super::epochs::own_seats;
 use super::fleet::{Peer, newest_version};
 use super::lease::Lease;
-use super::messages::{AccessKey, AliasRecord, Charter, Configuration, KeyRecord, Plan};
+use super::messages::{AccessKey, AccessSeal, AliasRecord, Charter, Configuration, KeyRecord, Plan};
 use super::records::fleet_use_key;
 use super::roster::Roster;
 use super::rotation::Kept;
@@ -49,6 +49,8 @@ pub struct State {
     pub fleet_keys: BTreeMap<u64, FleetKey>,
     /// The outer wrapping keys of export tokens, by fleet epoch.
     pub fleet_wraps: BTreeMap<u64, Secret<32>>,
+    /// Until when messages under the fleet key before the newest are opened.
+    pub previous_until: Duration,
     pub peers: HashMap<NodeId, Peer>,
     /// The newest version of the fleet message that this module speaks.
     pub newest: u8,
@@ -64,6 +66,8 @@ pub struct State {
     pub sessions: HashMap<SessionId, OpenSession>,
     pub leases: BTreeMap<DomainId, Lease>,
     pub access: HashMap<String, Approved<AccessKey>>,
+    /// Secrets of access keys under a later fleet key than the one that the operator signed for.
+    pub access_seals: HashMap<String, Signed<AccessSeal>>,
     /// `SigV4` signing keys by `access key id/date/region/service`.
     pub signing_keys: HashMap<String, Secret<32>>,
     pub keys: HashMap<[u8; 16], Signed<KeyRecord>>,
@@ -192,6 +196,7 @@ impl State {
             roster: None,
             fleet_keys: BTreeMap::new(),
             fleet_wraps: BTreeMap::new(),
+            previous_until: now,
             peers: HashMap::new(),
             newest: newest_version(),
             opened: BTreeMap::new(),
@@ -204,6 +209,7 @@ impl State {
             sessions: HashMap::new(),
             leases: BTreeMap::new(),
             access: HashMap::new(),
+            access_seals: HashMap::new(),
             signing_keys: HashMap::new(),
             keys: HashMap::new(),
             kept: HashMap::new(),
@@ -212,12 +218,12 @@ impl State {
             #[cfg(feature = "testing")]
             corrupt_answers: false,
         };
-        state.load_fleet()?;
+        state.load_fleet(now)?;
         state.load_epochs(now)?;
         Ok(state)
     }
 
-    fn load_fleet(&mut self) -> Result<()> {
+    fn load_fleet(&mut self, now: Duration) -> Result<()> {
         let Some(pins) = self.vault.get(store::PINS, store::ONLY)? else { return Ok(()) };
         let pins: Pins = stored(&pins)?;
         let (fleet, operator) = (pins.fleet, pins.operator);
@@ -229,6 +235,10 @@ impl State {
             let fleet_epoch = stored(&id)?;
             self.hold_fleet_key(fleet_epoch, FleetKey::from_secret(secret(&bytes)?))?;
         }
+        if let Some(seconds) = self.vault.get(store::FLEET_WINDOW, store::ONLY)? {
+            // The boot clock does not say how long this module was away: the window begins anew.
+            self.previous_until = now + Duration::from_secs(stored(&seconds)?);
+        }
         for (_, bytes) in self.vault.list(store::CHARTER)? {
             let charter: Approved<Charter> = statement::open_approved(&bytes, &fleet, &operator)?;
             self.charters.insert(charter.body().domain.clone(), charter);
@@ -239,6 +249,10 @@ impl State {
         for (_, bytes) in self.vault.list(store::ACCESS)? {
             let key: Approved<AccessKey> = statement::open_approved(&bytes, &fleet, &operator)?;
             self.access.insert(key.body().access_key_id.clone(), key);
+        }
+        for (_, bytes) in self.vault.list(store::ACCESS_SEAL)? {
+            let seal: Signed<AccessSeal> = statement::read_unverified(&bytes)?;
+            self.access_seals.insert(seal.body().access_key_id.clone(), seal);
         }
         // Records were verified when they were learnt; the vault's own seal vouches for them since. Their
         // signers may have retired in the meantime.

@@ -14,6 +14,8 @@ pub const PINS: &str = "pins";
 pub const BOOT: &str = "boot";
 pub const ROSTER: &str = "roster";
 pub const FLEET_KEY: &str = "fleet-key";
+/// How many seconds the fleet key before the newest opens messages.
+pub const FLEET_WINDOW: &str = "fleet-window";
 pub const CHARTER: &str = "charter";
 pub const BURNT: &str = "burnt";
 pub const DEALT: &str = "dealt";
@@ -23,6 +25,7 @@ pub const OLD_EPOCH: &str = "epoch";
 pub const SHARE: &str = "share";
 pub const USAGE: &str = "usage";
 pub const ACCESS: &str = "access";
+pub const ACCESS_SEAL: &str = "access-seal";
 pub const KEY: &str = "key";
 pub const ALIAS: &str = "alias";
 /// Tokens that were replaced, as `rotation::KeptRecord`, until their key version is dropped.

@@ -58,6 +58,8 @@ pub fn unverified(bytes: &[u8]) -> Result<View> {
         Roster,
         EnrolRequest,
         Rekey,
+        FleetKeyKept,
+        FleetKeyRetired,
         Plan,
         PlanKey,
         Dealing,
@@ -75,7 +77,8 @@ pub fn unverified(bytes: &[u8]) -> Result<View> {
         Refusal,
         Closed,
         KeyRecord,
-        AliasRecord
+        AliasRecord,
+        AccessSeal
     )
 }
 
@@ -114,6 +117,8 @@ pub fn verified(s: &State, bytes: &[u8]) -> Result<View> {
         signed,
         Roster,
         Rekey,
+        FleetKeyKept,
+        FleetKeyRetired,
         Plan,
         PlanKey,
         Dealing,
@@ -131,6 +136,7 @@ pub fn verified(s: &State, bytes: &[u8]) -> Result<View> {
         Refusal,
         Closed,
         KeyRecord,
-        AliasRecord
+        AliasRecord,
+        AccessSeal
     )
 }

@@ -125,18 +125,18 @@ pub fn seal_message(header: &Header, body: &[u8], key: &FleetKey, signer: &Signi
 }
 
 /// Verifies and decrypts a message for `me`, of a version from [`OLDEST`] to `newest`. `key_for` gives the fleet key of
-/// an accepted fleet epoch, `key_of` a roster name's key. Whether the message is a repeat is for the caller's [`Window`]
+/// an accepted fleet epoch, or says why there is none; `key_of` a roster name's key. Whether the message is a repeat is for the caller's [`Window`]
 /// to say.
 ///
 /// # Errors
 /// In this order: `bad_encoding` or `too_large` for malformed bytes, `wrong_kind`, `unknown_version`, `wrong_fleet`, `wrong_recipient`, `bad_signature` when header and signature name two
-/// senders, `unknown_signer`, `bad_signature`, `no_fleet_key`, `not_opened`.
+/// senders, `unknown_signer`, `bad_signature`, what `key_for` says, `not_opened`.
 pub fn open_message<'k>(
     bytes: &[u8],
     newest: u8,
     fleet: &FleetId,
     me: &NodeId,
-    key_for: &dyn Fn(u64) -> Option<&'k FleetKey>,
+    key_for: &dyn Fn(u64) -> Result<&'k FleetKey>,
     key_of: &dyn Fn(&NodeId) -> Option<VerifyKey>,
 ) -> Result<(Header, Vec<u8>)> {
     let unverified = Unverified::<Message>::read(bytes)?;
@@ -154,15 +154,9 @@ pub fn open_message<'k>(
         );
     }
     let message = unverified.verify(fleet, key_of)?.into_body();
-    let Some(key) = key_for(header.fleet_epoch) else {
-        return fail(
-            Code::NoFleetKey,
-            format!(
-                "a message of {} uses fleet epoch {}, which is not held",
-                header.from, header.fleet_epoch
-            ),
-        );
-    };
+    let key = key_for(header.fleet_epoch).map_err(|why| {
+        Error::new(why.code, format!("a message of {} was not opened: {}", header.from, why.what))
+    })?;
     let (key, nonce) = key.derive(&header.salt, &message.header.0)?;
     let mut body = message.ciphertext.0;
     let len = key

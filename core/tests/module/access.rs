@@ -1,22 +1,23 @@
 //! Access keys: made by the operator, sealed by the hub's module, checked by every node's.
 
 use aws_lc_rs::hmac;
+use quorate_core::encoding::encode;
 use quorate_core::error::Code;
-use quorate_core::ids::{FleetId, Hash};
-use quorate_core::module::messages::{AccessKey, AccessRole};
-use quorate_core::module::operator::NewAccess;
-use quorate_core::seal::statement;
+use quorate_core::ids::{FleetId, Hash, NodeId};
+use quorate_core::module::messages::{AccessKey, AccessRole, Entry};
+use quorate_core::module::operator::{NewAccess, access_info};
+use quorate_core::seal::{hpke, statement};
 
-use crate::fixture::{Fleet, NOW, refused, refused_record};
+use crate::fixture::{Fleet, NOW, refused, refused_record, rng};
 
-const DAY: &str = "20261124";
+pub const DAY: &str = "20261124";
 
 fn hmac_sha256(key: &[u8], data: &[u8]) -> Vec<u8> {
     hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, key), data).as_ref().to_vec()
 }
 
 /// What a client of AWS computes (IAM user guide, "Create a signed AWS API request").
-fn sign(secret: &str, region: &str, text: &[u8]) -> String {
+pub fn sign(secret: &str, region: &str, text: &[u8]) -> String {
     let mut key = format!("AWS4{secret}").into_bytes();
     for part in [DAY, region, "kms", "aws4_request"] {
         key = hmac_sha256(&key, part.as_bytes());
@@ -24,7 +25,7 @@ fn sign(secret: &str, region: &str, text: &[u8]) -> String {
     hex::encode(hmac_sha256(&key, text))
 }
 
-fn body(access_key_id: &str, sealed: Vec<u8>) -> AccessKey {
+pub fn body(access_key_id: &str, sealed: Vec<u8>) -> AccessKey {
     AccessKey {
         fleet: FleetId([0; 16]),
         access_key_id: access_key_id.to_owned(),
@@ -39,11 +40,12 @@ fn body(access_key_id: &str, sealed: Vec<u8>) -> AccessKey {
 }
 
 /// A fleet that knows one access key: its secret, and its record.
-fn with_access() -> (Fleet, NewAccess, Vec<u8>) {
+pub fn with_access() -> (Fleet, NewAccess, Vec<u8>) {
     let mut fleet = Fleet::founded();
     let new = fleet.operator.new_access(&fleet.hub_entry).expect("a secret");
     let sealed = fleet.hub.reseal_access_secret(&new.access_key_id, &new.sealed_to_hub).expect("sealed");
-    let record = fleet.operator.access_key(body(&new.access_key_id, sealed), None).expect("signed");
+    let signed = fleet.operator.access_key(body(&new.access_key_id, sealed), None, Some(&new.secret));
+    let record = signed.expect("signed");
     fleet.tell_all(std::slice::from_ref(&record));
     (fleet, new, record)
 }
@@ -71,7 +73,7 @@ fn n77_a_right_signature_is_known_and_every_other_is_told_the_same() {
 
     let known = statement::read_approved::<AccessKey>(&record).expect("a record").into_body();
     let disabled = AccessKey { enabled: false, ..known };
-    let disabled = fleet.operator.access_key(disabled, Some(&record)).expect("signed");
+    let disabled = fleet.operator.access_key(disabled, Some(&record), None).expect("signed");
     fleet.tell_all(std::slice::from_ref(&disabled));
     let of_disabled = refused(check(&fleet, id, "us-east-1", text, &right), Code::BadSignature);
     let of_wrong =
@@ -111,7 +113,13 @@ fn a_record_with_another_secret_ends_the_old_one_at_once() {
     let new = fleet.operator.new_access(&fleet.hub_entry).expect("a secret");
     let sealed = fleet.hub.reseal_access_secret(&new.access_key_id, &new.sealed_to_hub).expect("sealed");
     // The secret of another access key is bound to that one: this record opens nothing, not even the old one.
-    let changed = fleet.operator.access_key(body(id, sealed), Some(&record)).expect("signed");
+    refused(
+        fleet.operator.access_key(body(id, sealed.clone()), Some(&record), Some(&new.secret)),
+        Code::KeyCommitment,
+    );
+    let parent = statement::read_approved::<AccessKey>(&record).expect("a record").hash();
+    let changed = AccessKey { version: 2, parent, fleet: fleet.operator.fleet(), ..body(id, sealed) };
+    let changed = fleet.forge_approval("operator", &changed);
     fleet.tell_all(std::slice::from_ref(&changed));
     assert!(check(&fleet, &old.secret).is_err(), "the old secret still signs");
 }
@@ -144,10 +152,27 @@ fn n92_a_hub_makes_no_access_key() {
 fn n92_an_access_keys_secret_is_bound_to_its_id() {
     let (fleet, new, record) = with_access();
     let known = statement::read_approved::<AccessKey>(&record).expect("a record").into_body();
-    let moved =
-        fleet.operator.access_key(body("QKIACCCCCCCCCCCCCCCC", known.sealed.0), None).expect("signed");
+    let moved = body("QKIACCCCCCCCCCCCCCCC", known.sealed.0);
+    refused(fleet.operator.access_key(moved.clone(), None, Some(&new.secret)), Code::KeyCommitment);
+    let moved = AccessKey { version: 1, fleet: fleet.operator.fleet(), ..moved };
+    let moved = fleet.forge_approval("operator", &moved);
     fleet.tell_all(std::slice::from_ref(&moved));
     let right = sign(&new.secret, "us-east-1", b"x");
     let node = fleet.node(1);
     assert!(node.check_signature("QKIACCCCCCCCCCCCCCCC", DAY, "us-east-1", "kms", b"x", &right).is_err());
+}
+
+#[test]
+fn n92_a_stolen_hub_slips_no_secret_of_its_own_into_an_access_key() {
+    let mut fleet = Fleet::founded();
+    let new = fleet.operator.new_access(&fleet.hub_entry).expect("a secret");
+    // The hub's module seals another secret under this id: one that the thief of the hub knows.
+    let (other, id) = ("a secret that the thief knows, of 40 bytes!", new.access_key_id.as_str());
+    let info = encode(&access_info(fleet.operator.fleet(), &NodeId::hub(), id));
+    let kem = statement::read_approved::<Entry>(&fleet.hub_entry).expect("an entry").body().kem.clone();
+    let to_hub = hpke::seal(&kem, &info, &[], other.as_bytes(), &mut rng()).expect("sealed");
+    let sealed = fleet.hub.reseal_access_secret(id, &to_hub).expect("resealed");
+    let theirs = body(id, sealed);
+    refused(fleet.operator.access_key(theirs.clone(), None, Some(&new.secret)), Code::KeyCommitment);
+    refused(fleet.operator.access_key(theirs, None, None), Code::KeyCommitment);
 }

@@ -19,7 +19,7 @@ use quorate_core::module::messages::{
     Roster as RosterStatement, Seat,
 };
 use quorate_core::module::operator::{Invite, Operator};
-use quorate_core::module::{Learnt, Module, PlanOrder, Progress, Sources, SubShare};
+use quorate_core::module::{Learnt, Module, PlanOrder, Progress, Sources, SubShare, WINDOW};
 use quorate_core::rng::SeededRng;
 use quorate_core::seal::signing::SigningKey;
 use quorate_core::seal::statement::{self, Statement};
@@ -128,7 +128,7 @@ impl Fleet {
         fleet
     }
 
-    fn enrol(&mut self, n: u8) {
+    pub fn enrol(&mut self, n: u8) {
         let module = self.new_module(&format!("node-{n}"));
         let (token, invitation) = self.invite(&format!("node-{n}"), Some(&module));
         let request = module.enrol_request(&invitation, "127.0.0.1:3").expect("a request");
@@ -140,7 +140,7 @@ impl Fleet {
             module.install_roster(&roster).expect("installed");
         }
         let rekey = self.hub.rekey_for(&node_id(n)).expect("a rekey");
-        self.node(n).accept_rekey(&rekey).expect("the fleet key");
+        self.node(n).accept_rekey(&rekey, WINDOW).expect("the fleet key");
     }
 
     /// The operator retires `node-n`; everybody else hears of it.

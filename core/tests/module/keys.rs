@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use quorate_core::encoding::Bytes;
 use quorate_core::error::Code;
 use quorate_core::ids::{DomainId, Hash};
 use quorate_core::module::messages::{KeyRecord, KeyState};
@@ -187,7 +186,8 @@ fn no_single_member_takes_a_keys_material_away() {
     let first = one(fleet.node(1).records(RecordKind::Key).expect("listed"));
     let parent = statement::hash_in(&first).expect("a record");
     let next = KeyRecord { version: 2, parent, ..said::<KeyRecord>(&first) };
-    let garbage = Bytes(vec![1; next.token.as_ref().expect("a token").0.len()]);
+    let mut garbage = next.token.clone().expect("a token");
+    garbage.0[20..].fill(1);
     for forged in [
         KeyRecord { token: Some(garbage), ..next.clone() },
         KeyRecord { token: None, ..next.clone() },

@@ -8,6 +8,7 @@ mod complaints;
 mod dealings;
 mod enrolment;
 mod fixture;
+mod fleet_key;
 mod happy_path;
 mod keys;
 mod messages;

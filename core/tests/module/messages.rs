@@ -3,6 +3,7 @@
 use quorate_core::encoding::{Bytes, encode};
 use quorate_core::error::Code;
 use quorate_core::ids::{Epoch, NodeId};
+use quorate_core::module::WINDOW;
 use quorate_core::module::messages::Rekey;
 use quorate_core::seal::hpke::{self, Info, SUITE};
 
@@ -112,10 +113,10 @@ fn a_message_is_opened_by_its_receiver_only() {
 fn a_fleet_key_is_for_one_module_and_one_fleet_epoch() {
     let fleet = Fleet::founded();
     let rekey = fleet.hub.rekey_for(&node_id(2)).expect("a rekey");
-    refused(fleet.node(1).accept_rekey(&rekey), Code::WrongRecipient);
-    fleet.node(2).accept_rekey(&rekey).expect("the known key again");
+    refused(fleet.node(1).accept_rekey(&rekey, WINDOW), Code::WrongRecipient);
+    fleet.node(2).accept_rekey(&rekey, WINDOW).expect("the known key again");
     let by_a_node = fleet.forge("node-3", said::<Rekey>(&rekey));
-    refused(fleet.node(2).accept_rekey(&by_a_node), Code::NotAuthorized);
+    refused(fleet.node(2).accept_rekey(&by_a_node, WINDOW), Code::NotAuthorized);
 }
 
 #[test]
@@ -137,7 +138,7 @@ fn n92_a_stolen_hub_replaces_no_fleet_key_that_is_held() {
     });
     let sealed = Bytes(hpke::seal(kem, &info, &[], &[7; 32], &mut rng()).expect("sealed"));
     let other = fleet.forge("hub", Rekey { sealed, ..rekey });
-    refused(fleet.node(2).accept_rekey(&other), Code::StaleVersion);
+    refused(fleet.node(2).accept_rekey(&other, WINDOW), Code::StaleVersion);
 }
 
 /// The byte that tells a message's version: the first item of its header.

@@ -5,7 +5,7 @@ Here: which group has which word. Not here: any command.
 
 import typer
 
-from quorate.cli import access, audit, domain, fleet, hub, node, operator
+from quorate.cli import access, audit, domain, fleet, fleet_key, hub, node, operator
 from quorate.cli.options import EPILOG_WIDTH, PLAIN_HELP
 
 app = typer.Typer(
@@ -22,6 +22,7 @@ fleet.register(app)
 app.add_typer(operator.app, name="operator")
 app.add_typer(hub.app, name="hub")
 app.add_typer(node.app, name="node")
+app.add_typer(fleet_key.app, name="fleet")
 app.add_typer(domain.app, name="domain")
 app.add_typer(access.app, name="access")
 app.add_typer(audit.app, name="audit")

@@ -61,6 +61,10 @@ class AdminClient:
         """info, operator, entry, roster: all bytes."""
         return dict(await self._ask("GET", "/v1/fleet"))
 
+    async def rotate_key(self, *, window: int) -> dict[str, Any]:
+        """Begins a rotation of the fleet key; returns `fleet.fleet_key` of the status. `window`: seconds."""
+        return dict(await self._ask("POST", "/v1/fleet/rotate-key", {"window": window}))
+
     async def add_token(self, token: bytes) -> str:
         return str((await self._ask("POST", "/v1/tokens", {"token": token}))["id"])
 

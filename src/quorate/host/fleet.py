@@ -24,6 +24,8 @@ _log = logging.getLogger(__name__)
 
 _HELLO = "link/hello"
 _REKEY = "quorate/v1/fleet/rekey"
+_NO_KEY = ("no_fleet_key", "old_fleet_key")
+"""Why a message of a node that missed a rotation of the fleet key is not opened."""
 _WAITING = 256
 """Messages that wait for one peer's hello."""
 _REPLIES = 8
@@ -35,6 +37,7 @@ class _Peer:
     greeted: bool = False
     waiting: deque[tuple[str, bytes]] = field(default_factory=deque)
     replies: int = 0
+    rekeys: int = 0
     ticks: int = 0
 
 
@@ -117,6 +120,11 @@ class Fleet:
         else:
             raise LinkDown(to, "it has not said hello")
 
+    def greet_all(self) -> None:
+        """Says hello on every link: this module has another fleet key."""
+        for name in list(self._peers):
+            self._say_hello(name)
+
     def tick(self) -> None:
         """Every quarter of a second: whoever has not greeted us for a second is asked again."""
         for name, peer in self._peers.items():
@@ -154,6 +162,8 @@ class Fleet:
             if link == HUB and _is_rekey(message):
                 return self._rekey(message)
             self._dispatch.drop(why.code, link, "message", why.message)
+            if self.own == HUB and why.code in _NO_KEY:
+                self._send_key(link)
             return None
         if sender != link.value:
             self._dispatch.drop("wrong_sender", link, kind)
@@ -181,12 +191,23 @@ class Fleet:
         except _core.CoreError as why:
             self._dispatch.drop(why.code, HUB, "link/rekey", why.message)
             return
-        for name in list(self._peers):
-            self._say_hello(name)
+        self.greet_all()
+
+    def _send_key(self, name: NodeId) -> None:
+        """The newest fleet key to a node whose hello we cannot open any more; its next one we can."""
+        peer = self._peers.get(name)
+        if peer is None or peer.rekeys >= _REPLIES:
+            return
+        peer.rekeys += 1
+        try:
+            self._links.post(name, self._hsm.module.rekey_for(name.value))
+        except (_core.CoreError, LinkDown) as why:
+            _log.info("no fleet key to %s: %s", name, why)
 
     def _say_hello(self, name: NodeId) -> None:
         try:
-            self._links.post(name, self._hsm.module.seal(name.value, _HELLO, _core.encode([])))
+            for hello in self._hsm.module.hellos(name.value, _core.encode([])):
+                self._links.post(name, hello)
         except (_core.CoreError, LinkDown) as why:
             _log.debug("no hello to %s: %s", name, why)
 

@@ -48,6 +48,7 @@ class HubCommands(Protocol):
 
     def status(self) -> dict[str, Any]: ...
     def fleet(self) -> dict[str, Any]: ...
+    async def rotate_key(self, window: int) -> dict[str, Any]: ...
     async def add_token(self, token: bytes) -> dict[str, Any]: ...
     async def enrolments(self) -> list[dict[str, Any]]: ...
     async def approve(self, name: str, entry: bytes, authority: bytes) -> dict[str, Any]: ...
@@ -123,6 +124,9 @@ class AdminServer:
                 raise ValueError("there is nothing to set")
             return await hub.set_domain(request.path_params["name"], refresh, rotation)
 
+        async def rotate_key(request: Request) -> Any:
+            return await hub.rotate_key(_seconds((await _body(request))["window"]))
+
         async def approve(request: Request) -> Any:
             body = await _body(request)
             return await hub.approve(request.path_params["name"], _bytes(body, "entry"), _bytes(body, "ca"))
@@ -171,6 +175,7 @@ class AdminServer:
             routes=[
                 route("/v1/status", "GET", status),
                 route("/v1/fleet", "GET", fleet),
+                route("/v1/fleet/rotate-key", "POST", rotate_key),
                 route("/v1/tokens", "POST", add_token),
                 route("/v1/enrolments", "GET", enrolments),
                 route("/v1/enrolments/{name}", "POST", approve),

@@ -1,4 +1,5 @@
-"""Records in the hub's order: charters, access keys, KMS keys, aliases (docs/protocols/messages.md, "Records").
+"""Records in the hub's order: charters, access keys and their seals, KMS keys, aliases (docs/protocols/messages.md,
+"Records").
 
 Here: one sequence for the whole fleet, compare-and-set on versions, who has which record yet.
 Not here: whether a record is good: the hub's own module verifies it like every other one. But a module has no
@@ -39,6 +40,10 @@ _NAMES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "quorate/v1/access/key": ("access", lambda seen: str(seen["access_key_id"])),
     "quorate/v1/record/key": ("key", lambda seen: str(UUID(bytes=seen["key_id"]))),
     "quorate/v1/record/alias": ("alias", lambda seen: str(seen["alias"])),
+    "quorate/v1/access/seal": (
+        "seal",
+        lambda seen: f"{seen['access_key_id']}/{seen['access_version']}/{seen['fleet_epoch']}",
+    ),
 }
 
 
@@ -68,7 +73,7 @@ def named(statement: bytes) -> Named:
         kind, name = _NAMES[seen["label"]]
     except (_core.CoreError, KeyError) as why:
         raise RecordRefused("wrong_kind", "this is no record") from why
-    return Named(kind, name(seen), seen["version"])
+    return Named(kind, name(seen), seen.get("version", 1))
 
 
 class Records:
@@ -104,7 +109,7 @@ class Records:
     async def load(self) -> None:
         """Puts into order what the module had learnt when a crash kept it from the database."""
         known = {record.statement for record in await self._database.records(0, 1 << 40)}
-        for kind in ("charter", "access", "key", "alias"):
+        for kind in ("charter", "access", "key", "alias", "seal"):
             for statement in self._hsm.module.records(kind):
                 if statement not in known:
                     what = named(statement)
@@ -171,6 +176,12 @@ class Records:
         lowest, newest = versions
         if not lowest <= (version := _core.token_key_version(token)) <= newest:
             raise RecordRefused("bad_state", f"no key is wrapped under key version {version} now")
+
+    async def is_past_deletion(self, key_id: str) -> bool:
+        """Whether the key's deletion date has come: it takes no change any more but to be deleted."""
+        known = await self._database.current("key", key_id)
+        deletion = None if known is None else _core.view(known.statement)["deletion"]
+        return deletion is not None and self._now() >= deletion / 1000
 
     def _check_deletion(self, known: bytes, statement: bytes) -> None:
         """The hub's clock decides too: that of the node which made the change may be behind."""

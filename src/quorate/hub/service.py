@@ -31,6 +31,7 @@ from quorate.hub.changes import Changes
 from quorate.hub.directory import Directory, Settings
 from quorate.hub.enrolment import Enrolments
 from quorate.hub.epochs import Domain, Epochs
+from quorate.hub.fleet_key import FleetKeys
 from quorate.hub.journal import MAX_REASON, Journal
 from quorate.hub.nodes import Node as KnownNode
 from quorate.hub.nodes import Nodes
@@ -145,6 +146,9 @@ class Hub:
         self._rotations = Rotations(
             hsm, self._fleet, journal, database, self._nodes, self._epochs, self._records, self._on_dropped
         )
+        self._fleet_keys = FleetKeys(
+            hsm, self._fleet, journal, database, self._nodes, self._records, time.time
+        )
         self._enrolments = Enrolments(
             hsm,
             journal,
@@ -162,7 +166,8 @@ class Hub:
         self._renewal = Renewal(
             directory.certificates, hsm.module, settings.tls_names, time.time, self._take_up_certificate
         )
-        for part in (self._nodes, self._sessions, self._epochs, self._records, self._rotations):
+        parts = (self._nodes, self._sessions, self._epochs, self._records, self._rotations, self._fleet_keys)
+        for part in parts:
             part.register(dispatch)
         dispatch.on("domain/locked", 2, self._on_locked, hub_only=False)
 
@@ -185,6 +190,7 @@ class Hub:
             await self._records.load()
             self._nodes.use_roster(module.entries())
             await self._rotations.load()
+            await self._fleet_keys.load()
             await self._fleet.start(self._settings.fleet)
             await self._epochs.load()
             await self._changes.load()
@@ -243,6 +249,7 @@ class Hub:
             if ticks % 3 == 0:
                 self._changes.tick()
                 self._rotations.tick()
+                self._fleet_keys.tick()
                 self._fleet.tick()
                 self._renewal.tick()
                 if self._log_level.look():
@@ -324,6 +331,7 @@ class Hub:
                 "id": self._info["fleet"].hex(),
                 "region": self._info["region"],
                 "account": self._info["account"],
+                "fleet_key": self._fleet_keys.status(),
             },
             "hub": {
                 "pid": os.getpid(),
@@ -427,7 +435,11 @@ class Hub:
             )
         return found
 
+    async def rotate_key(self, window: int) -> dict[str, Any]:
+        return await self._fleet_keys.rotate(window)
+
     async def approve(self, name: str, entry: bytes, authority: bytes) -> dict[str, Any]:
+        self._fleet_keys.check_enrolment()
         return {"roster_version": await self._enrolments.approve(name, entry, authority)}
 
     async def retire(self, name: str, entry: bytes) -> dict[str, Any]:

@@ -264,6 +264,7 @@ async def create_access(key: _core.Operator, hub: AdminClient, *, user: str, rol
         enabled=True,
         created=int(time.time()),
         sealed=await hub.reseal(key_id, sealed_to_hub),
+        secret=secret,
     )
     await hub.put_access(statement)
     return AccessPair(key_id, secret, user, role)

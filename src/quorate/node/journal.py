@@ -109,6 +109,9 @@ class Journal:
             line["culprits"] = culprits
         self._note(**line)
 
+    def fleet_key_erased(self, below: int) -> None:
+        self._note(event="fleet_key_erased", below=below)
+
     def started(self, version: str, boot: int, generation: int) -> None:
         self._note(event="started", version=version, boot=boot, generation=generation)
 

@@ -109,7 +109,7 @@ class Records:
         return result
 
     async def retry_refused(self) -> None:
-        """A new roster may have brought the signer of a record that was refused."""
+        """A new roster may have brought the signer of a record that was refused; or a rekey, the fleet key of it."""
         refused, self._refused = self._refused, []
         await self._learn(refused)
 
@@ -139,7 +139,9 @@ class Records:
             if outcome == "new":
                 self._index(statement)
             elif outcome not in ("known", "stale_version"):
-                _log.error("a record of the hub was refused: %s", outcome)
+                # Without its fleet key one of the two comes: the key, or the record's next version.
+                level = logging.INFO if outcome == "no_fleet_key" else logging.ERROR
+                _log.log(level, "a record of the hub was refused: %s", outcome)
                 self._refused.append(statement)
 
     def _index(self, statement: bytes) -> None:

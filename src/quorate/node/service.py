@@ -32,6 +32,7 @@ from quorate.kms.operation import Settings as KmsSettings
 from quorate.node.backend import Checker, NodeBackend
 from quorate.node.directory import Directory, Settings
 from quorate.node.epochs import Epochs
+from quorate.node.fleet_key import FleetKeys
 from quorate.node.forward import Forwarder
 from quorate.node.holder import Holder
 from quorate.node.journal import Journal
@@ -133,6 +134,7 @@ class Node:
         self._sessions = Sessions(hsm, self._fleet, self._journal, self._changed.set)
         self._holder = Holder(hsm, self._fleet, self._journal, self._sessions.granted)
         self._records = Records(hsm, self._fleet, self._changed.set)
+        fleet_keys = FleetKeys(hsm, self._fleet, self._journal, self._records.retry_refused)
         backend = NodeBackend(module, self._sessions, self._records, self._epochs, self._journal, time.time)
         kms = KmsSettings(self._info["region"], self._info["account"])
         app = KmsApp(backend, Checker(module), kms, time.time)
@@ -157,6 +159,7 @@ class Node:
             self._sessions,
             self._records,
             rotations,
+            fleet_keys,
             backend.forwarder,
         ):
             part.register(dispatch)

@@ -9,8 +9,8 @@ module may know a record that has no place in the order. The process must stop; 
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from contextlib import asynccontextmanager, suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,8 @@ from quorate.store.schema import (
     drops,
     enrolments,
     erasures,
+    fleet_receipts,
+    fleet_rotations,
     meta,
     records,
     rotate_every,
@@ -99,6 +101,15 @@ class RotationRow:
     version: int
     phase: str
     at: int
+
+
+@dataclass(frozen=True, slots=True)
+class FleetRotationRow:
+    """`ends`: unix seconds."""
+
+    fleet_epoch: int
+    phase: str
+    ends: int
 
 
 class Database:
@@ -414,6 +425,36 @@ class Database:
             for domain, node, version in await connection.execute(query):
                 found.setdefault(domain, {})[node] = version
         return found
+
+    # The fleet key.
+
+    async def put_fleet_rotation(self, fleet_epoch: int, phase: str, ends: int) -> FleetRotationRow:
+        """Inserts the rotation, or changes it."""
+        row = FleetRotationRow(fleet_epoch, str(phase), ends)
+        async with self._writing() as connection:
+            await connection.execute(delete(fleet_rotations).where(fleet_rotations.c.fleet_epoch == fleet_epoch))
+            await connection.execute(insert(fleet_rotations).values(**asdict(row)))
+        return row
+
+    async def fleet_rotation(self) -> FleetRotationRow | None:
+        """The last one."""
+        async with self._engine.connect() as connection:
+            query = select(fleet_rotations).order_by(fleet_rotations.c.fleet_epoch.desc()).limit(1)
+            found = (await connection.execute(query)).first()
+            return None if found is None else FleetRotationRow(**found._mapping)
+
+    async def put_fleet_receipt(self, fleet_epoch: int, node: str, kind: str, statement: bytes) -> None:
+        """The first one stands."""
+        row = {"fleet_epoch": fleet_epoch, "node": node, "kind": kind, "statement": statement}
+        with suppress(IntegrityError):
+            async with self._writing() as connection:
+                await connection.execute(insert(fleet_receipts).values(**row))
+
+    async def fleet_receipts(self, fleet_epoch: int) -> list[tuple[str, str, bytes]]:
+        """(node, kind, statement) of each."""
+        async with self._engine.connect() as connection:
+            query = select(fleet_receipts).where(fleet_receipts.c.fleet_epoch == fleet_epoch)
+            return [(row.node, row.kind, bytes(row.statement)) for row in await connection.execute(query)]
 
 
 def check_schema(path: Path, found: str | None) -> None:

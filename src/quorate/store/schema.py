@@ -15,7 +15,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-SCHEMAS = ("0001", "0002", "0003")
+SCHEMAS = ("0001", "0002", "0003", "0004")
 """All that there were, by the names of their migrations; the last is this one."""
 
 metadata = MetaData(
@@ -138,3 +138,26 @@ drops = Table(
     Column("statement", LargeBinary, nullable=False),
 )
 """The last statement of each node that it holds no share of this key version of the domain, or of one below."""
+
+fleet_rotations = Table(
+    "fleet_rotations",
+    metadata,
+    Column(
+        "fleet_epoch", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=False
+    ),
+    Column("phase", String(16), nullable=False),
+    Column("ends", BigInteger, nullable=False),
+)
+"""Rotations of the fleet key, by the fleet epoch that each made. `ends`: unix seconds of its window's end."""
+
+fleet_receipts = Table(
+    "fleet_receipts",
+    metadata,
+    Column(
+        "fleet_epoch", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=False
+    ),
+    Column("node", String(63), primary_key=True),
+    Column("kind", String(8), primary_key=True),
+    Column("statement", LargeBinary, nullable=False),
+)
+"""Nodes' statements that they keep the new fleet key (`kept`), and that they have erased the old one (`retired`)."""

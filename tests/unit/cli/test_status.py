@@ -47,7 +47,13 @@ def test_with_everything_down_the_shape_is_the_contracts(tmp_path: Path, quorate
     assert found["fleet"].keys() == FLEET.keys()
     assert len(bytes.fromhex(found["fleet"]["id"])) == 16
     assert (found["fleet"]["region"], found["fleet"]["account"]) == ("us-east-1", "000000000000")
-    assert found["hub"] == {"pid": None, "state": "down", "certificate_expires": None, "memory_locked": None}
+    assert found["hub"] == {
+        "pid": None,
+        "state": "down",
+        "certificate_expires": None,
+        "memory_locked": None,
+        "messages": None,
+    }
     assert [node["name"] for node in found["nodes"]] == [f"node-{number}" for number in range(1, 6)]
     for node in found["nodes"]:
         assert node.keys() >= {"name", "pid", "role", "state", "zone"}
@@ -107,7 +113,13 @@ def test_the_hubs_word_is_taken_when_it_speaks(tmp_path: Path) -> None:
         "domains": [DOMAIN],
     }
     found = compose(layout, {"pid": 7, "state": "ready"}, {"node-1": run("node-1")}, said)
-    assert found["hub"] == {"pid": 7, "state": "ready", "certificate_expires": None, "memory_locked": None}
+    assert found["hub"] == {
+        "pid": 7,
+        "state": "ready",
+        "certificate_expires": None,
+        "memory_locked": None,
+        "messages": None,
+    }
     states = {node["name"]: (node["state"], node["pid"], node["role"]) for node in found["nodes"]}
     assert states == {"node-1": ("lagging", 1001, "holder"), "far": ("ready", None, "backup")}
     assert found["domains"] == [DOMAIN]
@@ -115,7 +127,13 @@ def test_the_hubs_word_is_taken_when_it_speaks(tmp_path: Path) -> None:
 
 def test_a_running_hub_that_says_nothing_is_silent(tmp_path: Path) -> None:
     found = compose(of_five(tmp_path), {"pid": 7, "state": "ready"}, {}, None)
-    assert found["hub"] == {"pid": 7, "state": "silent", "certificate_expires": None, "memory_locked": None}
+    assert found["hub"] == {
+        "pid": 7,
+        "state": "silent",
+        "certificate_expires": None,
+        "memory_locked": None,
+        "messages": None,
+    }
 
 
 def test_status_says_that_the_operator_key_is_here(tmp_path: Path, quorate: Any) -> None:

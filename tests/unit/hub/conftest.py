@@ -42,6 +42,9 @@ class FakeFleet:
         self.posted.append((to, kind, fields))
         self.news.set()
 
+    def greet_all(self) -> None:
+        """Nobody listens for hellos here."""
+
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
         self.tasks.add(task)

@@ -1,6 +1,7 @@
 """The fleet's one order of records: who may add what, compare-and-set on versions, who gets what when."""
 
 import asyncio
+import hashlib
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,10 @@ from quorate.ids import NodeId
 
 Run = Callable[[Any], None]
 KEY = b"k" * 16
+_COMMITTED = hashlib.sha256(
+    _core.encode(["quorate/v1/access/commitment", _core.encode(["QKIAAAAAAAAAAAAAAAAA", b"x"])])
+).digest()
+"""What an operator's core wants of a secret that is sealed: that of the access key with the secret `x`."""
 
 
 async def refused(adding: Any) -> RecordRefused:
@@ -181,7 +186,8 @@ def test_n92_record_of_a_module_outside_the_roster_or_of_another_operator_is_ref
             role="admin",
             enabled=True,
             created=1,
-            sealed=b"s",
+            sealed=_core.encode([1, b"s", _COMMITTED]),
+            secret="x",
         )
         await refused(hub.records.add(admin, by="b"))
         assert await hub.database.last_sequence() == 0

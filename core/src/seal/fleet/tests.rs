@@ -53,7 +53,14 @@ fn message() -> Vec<u8> {
 
 fn open_at(me: &str, bytes: &[u8]) -> Result<(Header, Vec<u8>)> {
     let key = fleet_key(3);
-    open_message(bytes, NEWEST, &FLEET, &name(me), &|epoch| (epoch == 3).then_some(&key), &roster)
+    open_message(
+        bytes,
+        NEWEST,
+        &FLEET,
+        &name(me),
+        &|epoch| if epoch == 3 { Ok(&key) } else { fail(Code::NoFleetKey, "none") },
+        &roster,
+    )
 }
 
 fn code(bytes: &[u8]) -> Code {
