@@ -21,7 +21,7 @@ use crate::keys::token;
 use crate::record;
 use crate::seal::fleet::FleetKey;
 use crate::seal::hpke;
-use crate::seal::statement::Approved;
+use crate::seal::statement::{Approved, Signed};
 use crate::vault::Change;
 
 /// How long messages under the fleet key before the newest are opened, where nothing else was said.
@@ -301,7 +301,7 @@ impl State {
         let under = |r: &KeyRecord| r.token.as_ref().map(|t| token::fleet_epoch(&t.0));
         let stale = |r: &KeyRecord| under(r).is_some_and(|e| e.is_ok_and(|e| e != epoch));
         let mut keys_left: Vec<_> =
-            self.keys.values().map(|k| k.body()).filter(|r| stale(r)).map(|r| r.key_id).collect();
+            self.keys.values().map(Signed::body).filter(|r| stale(r)).map(|r| r.key_id).collect();
         keys_left.sort_unstable();
         let enabled = || self.access.values().map(Approved::body).filter(|k| k.enabled);
         let ids = |wanted: &dyn Fn(&AccessKey) -> bool| {
@@ -358,7 +358,9 @@ impl State {
             Some(committed) => same_bytes(&committed.0, &access_commitment(&seal.access_key_id, &secret).0),
             // Made before access keys had commitments: only who can still open the old seal can compare.
             None => same_bytes(
-                &self.open_access(&seal.access_key_id, known_epoch, &known_sealed).map_err(uncommitted)?,
+                &self
+                    .open_access(&seal.access_key_id, known_epoch, &known_sealed)
+                    .map_err(|why| uncommitted(&why))?,
                 &secret,
             ),
         };
@@ -369,7 +371,7 @@ impl State {
     }
 }
 
-fn uncommitted(why: Error) -> Error {
+fn uncommitted(why: &Error) -> Error {
     Error::new(
         why.code,
         format!("an access key without a commitment cannot be taken from the hub alone: {}", why.what),

@@ -223,7 +223,15 @@ def _status_text(found: dict[str, Any]) -> str:
         for each in found["domains"]
     ]
     domains = table(["domain", "quorum", "epoch", "live", "margin", "erasure debt", "state"], rows)
-    lines = [head, f"hub {hub['state']}{pid}{until}", "", nodes_table(found["nodes"]), "", domains]
+    lines = [
+        head,
+        *_fleet_key(fleet.get("fleet_key")),
+        f"hub {hub['state']}{pid}{until}",
+        "",
+        nodes_table(found["nodes"]),
+        "",
+        domains,
+    ]
     lines += [f"{each['name']}: {told}" for each in found["domains"] if (told := rotation(each))]
     unlocked = ["hub"] if hub["memory_locked"] is False else []
     unlocked += [node["name"] for node in found["nodes"] if node["memory_locked"] is False]
@@ -233,6 +241,18 @@ def _status_text(found: dict[str, Any]) -> str:
             f"secrets of {', '.join(unlocked)} can be swapped to disk: QUORATE_ALLOW_UNLOCKED_MEMORY=1",
         ]
     return "\n".join(lines)
+
+
+def _fleet_key(known: dict[str, Any] | None) -> list[str]:
+    """A rotation of the fleet key under way."""
+    if known is None or known["phase"] == "done":
+        return []
+    from datetime import UTC, datetime
+
+    ends = datetime.fromtimestamp(known["window_ends"], UTC).isoformat(timespec="seconds")
+    line = f"fleet key: epoch {known['epoch']}, {known['phase']}, {known['renewed']} of {known['keys']} keys renewed"
+    line += f", the old one until {ends}"
+    return [line + (f", waits for {', '.join(known['waits_for'])}" if known["waits_for"] else "")]
 
 
 def doctor(

@@ -132,6 +132,8 @@ class Fleet:
                 peer.ticks += 1
                 if peer.ticks % 4 == 0:
                     self._say_hello(name)
+                    if self.own == HUB:  # it may have no fleet key yet, and so no hello to say
+                        self._send_key(name)
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Runs `work` beside everything else; its failure is logged."""
@@ -194,7 +196,7 @@ class Fleet:
         self.greet_all()
 
     def _send_key(self, name: NodeId) -> None:
-        """The newest fleet key to a node whose hello we cannot open any more; its next one we can."""
+        """The newest fleet key to a node that has none, or one that we accept no more: its next hello we can open."""
         peer = self._peers.get(name)
         if peer is None or peer.rekeys >= _REPLIES:
             return
