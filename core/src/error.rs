@@ -45,6 +45,7 @@ codes! {
     Replayed = "replayed",
     StaleVersion = "stale_version",
     StaleBoot = "stale_boot",
+    RolledBack = "rolled_back",
     StaleFence = "stale_fence",
     NotOpened = "not_opened",
     NotAuthorized = "not_authorized",

@@ -593,9 +593,9 @@ impl PyModule_ {
         Ok(bytes(py, &run(py, || self.0.seal(&to, kind, body))?))
     }
 
-    fn hellos<'py>(&self, py: Python<'py>, to: &str, body: &[u8]) -> PyResult<Vec<Bound<'py, PyBytes>>> {
+    fn hellos<'py>(&self, py: Python<'py>, to: &str) -> PyResult<Vec<Bound<'py, PyBytes>>> {
         let to = node(py, to)?;
-        Ok(all_bytes(py, &run(py, || self.0.hellos(&to, body))?))
+        Ok(all_bytes(py, &run(py, || self.0.hellos(&to))?))
     }
 
     fn open_message<'py>(
@@ -619,6 +619,33 @@ impl PyModule_ {
 
     fn opened_versions(&self, py: Python<'_>) -> PyResult<BTreeMap<u8, u64>> {
         check(py, self.0.opened_versions())
+    }
+
+    fn mark<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
+        Ok(bytes(py, &run(py, || self.0.mark())?))
+    }
+
+    fn note_mark(&self, py: Python<'_>, peer: &str, mark: &[u8]) -> PyResult<()> {
+        let peer = node(py, peer)?;
+        run(py, || self.0.note_mark(&peer, mark))
+    }
+
+    fn keep_marks(&self, py: Python<'_>) -> PyResult<bool> {
+        run(py, || self.0.keep_marks())
+    }
+
+    fn mark_of<'py>(&self, py: Python<'py>, peer: &str) -> PyResult<Option<Bound<'py, PyBytes>>> {
+        let peer = node(py, peer)?;
+        Ok(check(py, self.0.mark_of(&peer))?.map(|m| bytes(py, &m)))
+    }
+
+    fn evidence<'py>(&self, py: Python<'py>, peer: &str) -> PyResult<Bound<'py, PyBytes>> {
+        let peer = node(py, peer)?;
+        Ok(bytes(py, &run(py, || self.0.evidence(&peer))?))
+    }
+
+    fn take_evidence(&self, py: Python<'_>, mark: &[u8]) -> PyResult<bool> {
+        run(py, || self.0.take_evidence(mark))
     }
 
     fn verify<'py>(&self, py: Python<'py>, statement: &[u8]) -> PyResult<Bound<'py, PyAny>> {
@@ -823,10 +850,15 @@ impl PyModule_ {
         run(py, || self.0.abort_plan(hash))
     }
 
-    fn epochs<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyDict>>> {
-        check(py, self.0.epochs())?
+    #[pyo3(signature = (domain_name=None))]
+    fn epochs<'py>(&self, py: Python<'py>, domain_name: Option<&str>) -> PyResult<Vec<Bound<'py, PyDict>>> {
+        let held = match domain_name {
+            None => self.0.epochs(),
+            Some(name) => self.0.epochs_of(&domain(py, name)?),
+        };
+        check(py, held)?
             .iter()
-            .map(|(configuration, state, indices, threshold)| {
+            .map(|(configuration, state, indices, threshold, barred)| {
                 let out = PyDict::new(py);
                 let c = configuration.body();
                 out.set_item("domain", c.domain.as_str())?;
@@ -835,6 +867,7 @@ impl PyModule_ {
                 out.set_item("state", state.as_str())?;
                 out.set_item("indices", indices.iter().map(|x| x.get()).collect::<Vec<u8>>())?;
                 out.set_item("threshold", *threshold)?;
+                out.set_item("barred", *barred)?;
                 out.set_item("statement", bytes(py, configuration.bytes()))?;
                 Ok(out)
             })
@@ -847,9 +880,8 @@ impl PyModule_ {
         domain_name: &str,
     ) -> PyResult<Option<Bound<'py, PyBytes>>> {
         let name = domain(py, domain_name)?;
-        let held = check(py, self.0.epochs())?;
-        let current =
-            held.iter().find(|(c, state, ..)| *state == EpochState::Current && c.body().domain == name);
+        let held = check(py, self.0.epochs_of(&name))?;
+        let current = held.iter().find(|(_, state, ..)| *state == EpochState::Current);
         Ok(current.map(|(c, ..)| bytes(py, c.bytes())))
     }
 

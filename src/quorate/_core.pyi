@@ -180,7 +180,7 @@ class Module:
 
     # --- fleet messages
     def seal(self, to: str, kind: str, body: bytes) -> bytes: ...
-    def hellos(self, to: str, body: bytes) -> list[bytes]:
+    def hellos(self, to: str) -> list[bytes]:
         """`link/hello` to `to`, under each fleet key that is accepted here."""
     def open_message(self, message: bytes) -> tuple[str, str, bytes]:
         """(sender, kind, body). Raises with a named reason for what is not for us, seen, or not verified."""
@@ -190,6 +190,20 @@ class Module:
         """The version of messages to `peer`, the newest that both speak; None before it has said hello."""
     def opened_versions(self) -> dict[int, int]:
         """How many messages were opened since the start, hellos left out, by version."""
+    def mark(self) -> bytes:
+        """How far this module's vault has come: a `Mark`."""
+    def note_mark(self, peer: str, mark: bytes) -> None:
+        """Raises `rolled_back` where `peer` has not come from where it was seen last."""
+    def keep_marks(self) -> bool:
+        """Writes the marks that came since the last time; whether there were any."""
+    def mark_of(self, peer: str) -> bytes | None:
+        """The newest `Mark` of `peer` that is known here."""
+    def evidence(self, peer: str) -> bytes:
+        """A sealed `link/behind`, for a peer that runs on an older copy of its vault."""
+    def take_evidence(self, mark: bytes) -> bool:
+        """True if this mark of its own proves that this module's vault is an older copy: then every share here is
+        barred durably, and the module goes on under a boot number above all that it has seen.
+        """
     def verify(self, statement: bytes) -> View:
         """A statement's view, its signature checked against the roster."""
 
@@ -260,9 +274,9 @@ class Module:
         """The current epoch's `Configuration`, and the `Prepared` receipts that it was committed on."""
     def abort_plan(self, plan_hash: bytes) -> None:
         """Erases the plan's KEM keys, and what was kept of its dealings."""
-    def epochs(self) -> list[View]:
-        """domain, epoch, configuration (hash), state (`pending`|`current`|`retired`), indices, threshold,
-        `statement`.
+    def epochs(self, domain_name: str | None = None) -> list[View]:
+        """domain, epoch, configuration (hash), state (`pending`|`current`|`retired`), indices, threshold, barred,
+        `statement`; of all domains, or of one.
         """
     def configuration(self, domain: str) -> bytes | None:
         """The current epoch's `Configuration` statement."""

@@ -24,8 +24,9 @@ use crate::seal::statement::{Signed, Statement};
 use crate::sharing::Share;
 use crate::vault::Change;
 
-/// An epoch as its member knows it: configuration, state, the member's indices, the threshold.
-pub type EpochHeld = (Signed<Configuration>, EpochState, Vec<ShareIndex>, u8);
+/// An epoch as its member knows it: configuration, state, the member's indices, the threshold, whether its shares are
+/// barred.
+pub type EpochHeld = (Signed<Configuration>, EpochState, Vec<ShareIndex>, u8, bool);
 
 pub fn own_seats(plan: &Plan, me: &NodeId) -> Vec<Seat> {
     plan.committee.iter().filter(|s| &s.node == me).cloned().collect()
@@ -170,13 +171,13 @@ impl Module {
 
     /// Every epoch that this module knows, by domain and number.
     pub fn epochs(&self) -> Result<Vec<EpochHeld>> {
+        self.with(|s, _| Ok(s.epochs.values().flat_map(BTreeMap::values).map(HeldEpoch::told).collect()))
+    }
+
+    /// Those of one domain, by number.
+    pub fn epochs_of(&self, domain: &DomainId) -> Result<Vec<EpochHeld>> {
         self.with(|s, _| {
-            let held = s.epochs.values().flat_map(BTreeMap::values);
-            Ok(held
-                .map(|e| {
-                    (e.configuration.clone(), e.state, e.shares.keys().copied().collect(), e.plan.threshold)
-                })
-                .collect())
+            Ok(s.epochs.get(domain).into_iter().flat_map(BTreeMap::values).map(HeldEpoch::told).collect())
         })
     }
 
@@ -188,6 +189,13 @@ impl Module {
             let record: EpochRecord = store::stored(&must(&s.vault, store::EPOCH, &id)?)?;
             Ok((configuration.bytes().to_vec(), record.certificate.into_iter().map(|r| r.0).collect()))
         })
+    }
+}
+
+impl HeldEpoch {
+    fn told(&self) -> EpochHeld {
+        let indices = self.shares.keys().copied().collect();
+        (self.configuration.clone(), self.state, indices, self.plan.threshold, self.barred)
     }
 }
 
@@ -204,7 +212,10 @@ impl Gone {
     }
 
     pub fn changes(&self) -> Vec<Change<'_>> {
-        let mut changes = vec![Change::Delete { table: store::EPOCH, id: &self.epoch }];
+        let mut changes = vec![
+            Change::Delete { table: store::EPOCH, id: &self.epoch },
+            Change::Delete { table: store::BARRED, id: &self.epoch },
+        ];
         for id in &self.shares {
             changes.push(Change::Erase { table: store::SHARE, id });
             changes.push(Change::Delete { table: store::USAGE, id });
@@ -292,7 +303,7 @@ impl State {
         // One that holds shares believes no later epoch that their holders did not deal (attacks N35, N69). One without
         // has nothing to lose but the key's commitment, and may never have known the epoch that was dealt from.
         let mut known = self.epochs.get(&c.domain).into_iter().flat_map(BTreeMap::values);
-        if known.clone().any(|h| h.state.is_committed() && !h.shares.is_empty()) {
+        if known.clone().any(|h| h.state.is_committed() && !h.shares.is_empty() && !h.barred) {
             let from = self.dealt_epoch(p)?;
             self.check_configuration(configuration, &plan, from, dealings)?;
         } else if let Some(current) = known.find(|h| h.state == EpochState::Current) {
@@ -390,6 +401,7 @@ impl State {
 
     fn held_indices(&self, configuration: &Signed<Configuration>) -> Result<Vec<ShareIndex>> {
         match self.known(&configuration.body().domain, configuration.body().epoch) {
+            Some(held) if held.barred => Ok(Vec::new()),
             Some(held) => Ok(held.shares.keys().copied().collect()),
             None => fail(Code::BadState, "this epoch is not known here"),
         }
@@ -448,8 +460,8 @@ impl State {
         let Some((domain, epoch, configuration)) = of else {
             return fail(Code::NotEnoughShares, "an erase certificate without a receipt");
         };
-        let held =
-            self.known(&domain, epoch).filter(|h| own_seats(&h.plan, &self.name).len() == h.shares.len());
+        let is_here = |h: &&HeldEpoch| !h.barred && own_seats(&h.plan, &self.name).len() == h.shares.len();
+        let held = self.known(&domain, epoch).filter(is_here);
         let Some(held) = held else {
             return fail(Code::BadState, format!("this module's own share of epoch {epoch} is not here yet"));
         };

@@ -9,13 +9,15 @@ use std::time::Duration;
 
 use super::Module;
 use super::state::State;
-use crate::encoding::View;
+use crate::encoding::{Bytes, View, encode};
 use crate::error::{Code, Result, fail};
 use crate::ids::NodeId;
 use crate::seal::fleet::{Header, NEWEST, OLDEST, Window, open_message, seal_message};
 
-/// The only kind that may not know its receiver's boot number: it tells the sender's.
+/// A greeting may not know its receiver's boot number: it tells the sender's, and carries its mark.
 pub const HELLO: &str = "link/hello";
+/// To a peer that runs on an older copy: whatever its boot number is, it is not to be known here.
+pub const BEHIND: &str = "link/behind";
 
 /// What is known of another module since this one started.
 pub struct Peer {
@@ -60,13 +62,14 @@ impl Module {
         self.with(|s, now| s.seal_message(to, kind, body, now))
     }
 
-    /// The hello to `to` under each fleet key that this module accepts: a peer has one of them at least, and is told by
-    /// the other that we have it.
-    pub fn hellos(&self, to: &NodeId, body: &[u8]) -> Result<Vec<Vec<u8>>> {
+    /// The hello to `to`, with this module's mark, under each fleet key that it accepts: a peer has one of them at
+    /// least, and is told by the other that we have it.
+    pub fn hellos(&self, to: &NodeId) -> Result<Vec<Vec<u8>>> {
         self.with(|s, now| {
+            let body = encode(&vec![Bytes(s.sign(s.own_mark()?)?.bytes().to_vec())]);
             let mut epochs = vec![s.newest_fleet_key()?.0];
             epochs.extend(s.previous_fleet_key().filter(|e| s.accepted_fleet_key(*e, now).is_ok()));
-            epochs.into_iter().map(|epoch| s.seal_under(epoch, to, HELLO, body)).collect()
+            epochs.into_iter().map(|epoch| s.seal_under(epoch, to, HELLO, &body)).collect()
         })
     }
 
@@ -121,6 +124,7 @@ impl State {
         let (version, to_boot) = match self.peers.get(to) {
             _ if kind == HELLO => (OLDEST, u64::from(self.newest)),
             Some(peer) => (self.newest.min(peer.newest), peer.window.boot()),
+            _ if kind == BEHIND => (OLDEST, 0),
             None => {
                 return fail(Code::BadState, format!("{to} has not said hello since this module started"));
             }
@@ -148,10 +152,15 @@ impl State {
         let key_for = |epoch| self.accepted_fleet_key(epoch, now);
         let (header, body) = open_message(bytes, self.newest, &fleet, &self.name, &key_for, &self.key_of())?;
         if header.kind == HELLO {
+            self.check_hello(&header, &body)?;
             let peer = self.peers.entry(header.from.clone()).or_insert_with(|| Peer::new(header.boot));
             peer.hello(&header)?;
             return Ok((header.from, header.kind, body));
         }
+        if header.kind == BEHIND {
+            return Ok((header.from, header.kind, body)); // what it carries speaks for itself, once or again
+        }
+        self.check_behind(&header)?;
         if header.to_boot != self.boot {
             return fail(
                 Code::StaleBoot,

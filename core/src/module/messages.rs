@@ -190,6 +190,17 @@ statements! {
         pub below: u64,
     }
 
+    /// How far a module's vault has come; signed by that module.
+    pub struct Mark = "quorate/v1/fleet/mark" {
+        pub fleet: FleetId,
+        /// The number of its start, and what tells this start from another one of the same number.
+        pub boot: u64,
+        pub start: [u8; 16],
+        /// The vault's generation when the start began, and now.
+        pub began: u64,
+        pub generation: u64,
+    }
+
     /// What a domain may become; operator-signed. A hub acts inside it, never beyond.
     pub struct Charter = "quorate/v1/domain/charter" {
         pub fleet: FleetId,

@@ -4,8 +4,8 @@
 //! A file for each group of commands: `enrolment` (who is who), `hub` (what only the hub's module does),
 //! `plans`, `dealings`, `disputes` and `epochs` (what may be changed; by what; who lied; when it holds), `sessions`
 //! (asking and answering), `records` (charters, keys, access), `rotation` (a domain's key versions), `client` (what an
-//! application asked for), `fleet` (fleet messages), `fleet_key` (its rotation). Values they share: `roster`, `usage`,
-//! `lease`, `messages`. `operator` is the operator key, which lives with the CLI.
+//! application asked for), `fleet` (fleet messages), `fleet_key` (its rotation), `marks` (who runs on an older copy).
+//! Values they share: `roster`, `usage`, `lease`, `messages`. `operator` is the operator key, which lives with the CLI.
 //!
 //! Not here: sockets, orchestration, wall clocks (an argument where a certificate needs one).
 
@@ -20,6 +20,7 @@ mod hub;
 #[cfg(feature = "testing")]
 pub mod inspect;
 mod lease;
+mod marks;
 pub mod messages;
 pub mod operator;
 mod plans;

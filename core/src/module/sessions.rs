@@ -243,7 +243,15 @@ impl State {
     fn give(&mut self, request: &Signed<SessionRequest>, called: &Called, now: Duration) -> Result<Vec<u8>> {
         let r = request.body();
         let limits = self.charter(&r.domain)?.limits.clone();
-        check_request(self.current(&r.domain)?, request)?;
+        let held = self.current(&r.domain)?;
+        check_request(held, request)?;
+        held.check_barred()?;
+        if self.marks.is_behind(request.signer()) {
+            return fail(
+                Code::RolledBack,
+                format!("{} runs on an older copy of its vault", request.signer()),
+            );
+        }
         let (domain, epoch) = (r.domain.clone(), r.epoch);
         let held = self.current_mut(&domain)?;
         let Some(usage) = held.shares.get_mut(&called.index) else {
@@ -300,6 +308,9 @@ impl State {
         }
         if a.epoch != r.epoch || a.configuration != r.configuration {
             return fail(Code::WrongEpoch, "a share of another epoch; shares of two epochs never mix");
+        }
+        if self.marks.is_behind(answer.signer()) {
+            return fail(Code::RolledBack, format!("{} runs on an older copy of its vault", answer.signer()));
         }
         let held = self.current(&r.domain)?;
         if held.node_of(a.index) != Some(answer.signer()) {

@@ -10,6 +10,7 @@ use super::disputes::KeptDealing;
 use super::epochs::own_seats;
 use super::fleet::{Peer, newest_version};
 use super::lease::Lease;
+use super::marks::Marks;
 use super::messages::{AccessKey, AccessSeal, AliasRecord, Charter, Configuration, KeyRecord, Plan};
 use super::records::fleet_use_key;
 use super::roster::Roster;
@@ -43,6 +44,10 @@ pub struct State {
     pub tls: Zeroizing<Vec<u8>>,
     pub tls_spki: Vec<u8>,
     pub boot: u64,
+    /// Tells this start from another one of the same number.
+    pub start: [u8; 16],
+    /// The vault's generation when this start began.
+    pub began: u64,
     pub seq: u64,
     pub pins: Option<Pins>,
     pub roster: Option<Roster>,
@@ -56,6 +61,7 @@ pub struct State {
     pub newest: u8,
     /// Messages opened since the start, hellos left out, by version.
     pub opened: BTreeMap<u8, u64>,
+    pub marks: Marks,
     pub charters: BTreeMap<DomainId, Approved<Charter>>,
     pub burnt: BTreeMap<DomainId, Epoch>,
     pub plans: HashMap<Hash, OpenPlan>,
@@ -96,6 +102,8 @@ pub struct HeldEpoch {
     /// The indices held here, and their limits; none when this module was away, or has left. The shares themselves
     /// rest sealed in the vault.
     pub shares: BTreeMap<ShareIndex, Usage>,
+    /// This vault was an older copy: the shares serve no session and give no receipt. A dealing may start from them.
+    pub barred: bool,
 }
 
 impl HeldEpoch {
@@ -103,7 +111,7 @@ impl HeldEpoch {
         let indices: Vec<ShareIndex> = plan.committee.iter().map(|s| s.index).collect();
         let points = sharing::commitments_at(&configuration.body().commitments, &indices)?;
         let points = indices.into_iter().zip(points).collect();
-        Ok(Self { state, configuration, plan, points, shares: BTreeMap::new() })
+        Ok(Self { state, configuration, plan, points, shares: BTreeMap::new(), barred: false })
     }
 
     pub fn epoch(&self) -> Epoch {
@@ -112,6 +120,16 @@ impl HeldEpoch {
 
     pub fn threshold(&self) -> Result<Threshold> {
         Threshold::new(u64::from(self.plan.threshold))
+    }
+
+    /// # Errors
+    /// `rolled_back` where the shares came out of an older copy of the vault.
+    pub fn check_barred(&self) -> Result<()> {
+        if self.barred {
+            let what = "this module's vault was an older copy: its shard serves again from the next epoch on";
+            return fail(Code::RolledBack, what);
+        }
+        Ok(())
     }
 
     pub fn node_of(&self, index: ShareIndex) -> Option<&NodeId> {
@@ -182,6 +200,10 @@ impl State {
             &[Change::Put { table: store::BOOT, id: store::ONLY, value: &encode(&boot) }],
             &mut *rng,
         )?;
+        let mut start = [0; 16];
+        rng.fill_bytes(&mut start);
+        let marks = Marks::open(vault.list(store::MARK)?)?;
+        let began = vault.generation();
         let mut state = Self {
             vault,
             rng,
@@ -191,6 +213,8 @@ impl State {
             tls,
             tls_spki,
             boot,
+            start,
+            began,
             seq: 0,
             pins: None,
             roster: None,
@@ -200,6 +224,7 @@ impl State {
             peers: HashMap::new(),
             newest: newest_version(),
             opened: BTreeMap::new(),
+            marks,
             charters: BTreeMap::new(),
             burnt: BTreeMap::new(),
             plans: HashMap::new(),
@@ -281,6 +306,7 @@ impl State {
             let (domain, epoch) = (configuration.body().domain.clone(), configuration.body().epoch);
             let limits = self.charter(&domain)?.limits.clone();
             let mut held = HeldEpoch::open(configuration, record.state, plan)?;
+            held.barred = self.vault.get(store::BARRED, &store::epoch_id(&domain, epoch))?.is_some();
             for index in record.indices {
                 let id = store::share_id(&domain, epoch, index);
                 Share::from_bytes(index, &*array(&must(&self.vault, store::SHARE, &id)?)?)?;
@@ -378,6 +404,7 @@ impl State {
     /// The current epoch of `domain`, of which this module must hold a shard.
     pub fn serving(&self, domain: &DomainId) -> Result<&HeldEpoch> {
         let held = self.current(domain)?;
+        held.check_barred()?;
         if held.shares.is_empty() { Err(no_shard(domain)) } else { Ok(held) }
     }
 

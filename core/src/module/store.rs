@@ -24,6 +24,10 @@ pub const EPOCH: &str = "epochs";
 pub const OLD_EPOCH: &str = "epoch";
 pub const SHARE: &str = "share";
 pub const USAGE: &str = "usage";
+/// Epochs whose shares serve nothing any more, for the vault was an older copy; the mark that proved it.
+pub const BARRED: &str = "barred";
+/// The newest mark of each peer.
+pub const MARK: &str = "mark";
 pub const ACCESS: &str = "access";
 pub const ACCESS_SEAL: &str = "access-seal";
 pub const KEY: &str = "key";

@@ -175,10 +175,15 @@ impl Vault {
         self.failed.is_raised()
     }
 
-    /// The number of commits that this vault has seen.
+    /// Raised by every commit.
     #[must_use]
     pub fn generation(&self) -> u64 {
         self.generation
+    }
+
+    /// Lets the next commit be above `generation`, which another copy of this vault has reached.
+    pub fn skip_to(&mut self, generation: u64) {
+        self.generation = self.generation.max(generation);
     }
 
     /// Makes the changes, in order, all or none; they are durable, and erasures done, when it

@@ -205,6 +205,18 @@ impl Fleet {
         self.places.insert(name, place);
     }
 
+    /// A copy of the vault of `node-n` as it stands.
+    pub fn snapshot(&self, n: u8) -> PathBuf {
+        self.copy_of(&format!("node-{n}"))
+    }
+
+    /// Goes on with an older copy of the vault of `node-n`, under whatever number of start that copy knows.
+    pub fn roll_back(&mut self, n: u8, to: PathBuf) {
+        self.node(n).close();
+        self.nodes.insert(n, open(&to, &self.clock));
+        self.places.insert(format!("node-{n}"), to);
+    }
+
     /// The signing key of a stolen module: what a thief of its vault and root could sign with.
     pub fn stolen_key(&self, name: &str) -> SigningKey {
         let mut stolen = self.stolen.borrow_mut();

@@ -84,7 +84,7 @@ fn give(fleet: &Fleet, n: u8) {
 }
 
 fn greet(fleet: &Fleet, from: u8, to: u8) {
-    let hellos = fleet.node(from).hellos(&node_id(to), b"").expect("sealed");
+    let hellos = fleet.node(from).hellos(&node_id(to)).expect("sealed");
     assert!(hellos.iter().filter(|hello| fleet.node(to).open_message(hello).is_ok()).count() > 0, "not read");
 }
 
@@ -208,7 +208,7 @@ fn n67_the_old_fleet_key_opens_messages_for_a_window_only() {
     fleet.hub.rotate_fleet_key(HOUR).expect("rotated");
     give(&fleet, 2);
     let (before, after) = (say(&fleet, 1, 2), say(&fleet, 1, 2));
-    let hello = fleet.node(1).hellos(&node_id(2), b"").expect("sealed");
+    let hello = fleet.node(1).hellos(&node_id(2)).expect("sealed");
     fleet.clock.advance(HOUR - Duration::from_nanos(1));
     fleet.node(2).open_message(&before).expect("within the window");
     fleet.clock.advance(Duration::from_nanos(1));
@@ -222,7 +222,7 @@ fn n67_the_old_fleet_key_opens_messages_for_a_window_only() {
     greet(&fleet, 1, 2);
     fleet.clock.advance(HOUR);
     refused(
-        fleet.node(2).open_message(&fleet.node(1).hellos(&node_id(2), b"").expect("sealed")[0]),
+        fleet.node(2).open_message(&fleet.node(1).hellos(&node_id(2)).expect("sealed")[0]),
         Code::OldFleetKey,
     );
 }
@@ -234,7 +234,7 @@ fn n67_no_window_is_longer_than_a_week() {
     let rekey = fleet.hub.rekey_for(&node_id(2)).expect("a rekey");
     fleet.node(2).accept_rekey(&rekey, Duration::from_secs(u64::MAX / 4)).expect("taken");
     fleet.clock.advance(MAX_WINDOW);
-    let hello = one(fleet.node(1).hellos(&node_id(2), b"").expect("sealed"));
+    let hello = one(fleet.node(1).hellos(&node_id(2)).expect("sealed"));
     refused(fleet.node(2).open_message(&hello), Code::OldFleetKey);
 }
 

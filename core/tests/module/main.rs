@@ -11,6 +11,7 @@ mod fixture;
 mod fleet_key;
 mod happy_path;
 mod keys;
+mod marks;
 mod messages;
 mod plans;
 mod redealing;

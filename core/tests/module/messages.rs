@@ -20,7 +20,7 @@ fn greeted() -> Fleet {
 }
 
 fn greet(fleet: &Fleet, from: u8, to: u8) -> Vec<u8> {
-    let hello = fleet.node(from).seal(&node_id(to), HELLO, b"").expect("sealed");
+    let hello = fleet.node(from).hellos(&node_id(to)).expect("sealed").remove(0);
     fleet.node(to).open_message(&hello).expect("opened");
     hello
 }
@@ -77,7 +77,7 @@ fn n56_a_restarted_receiver_opens_no_older_message() {
 fn n56_a_restarted_sender_is_not_heard_in_its_former_life() {
     let mut fleet = greeted();
     let unseen = say(&fleet, 1, 2);
-    let hello = fleet.node(1).seal(&node_id(2), HELLO, b"").expect("sealed");
+    let hello = fleet.node(1).hellos(&node_id(2)).expect("sealed").remove(0);
     fleet.reopen(1);
     greet(&fleet, 1, 2);
     for former in [&unseen, &hello] {

@@ -87,7 +87,7 @@ pub fn activate(fleet: &Fleet, c: &Change, receipts: &[Vec<u8>], nodes: &[u8]) -
 }
 
 /// Refreshes with `present` from `from` to `to`: the change, its certificate, the receipts of the second lock.
-fn refresh(fleet: &Fleet, from: u64, to: u64, present: &[u8]) -> (Change, Vec<Vec<u8>>, Vec<Vec<u8>>) {
+pub fn refresh(fleet: &Fleet, from: u64, to: u64, present: &[u8]) -> (Change, Vec<Vec<u8>>, Vec<Vec<u8>>) {
     let change = deal(fleet, order(Purpose::Refresh, from, to, &present[..3]), present);
     let prepared = prepare(fleet, &change, present);
     let activated = activate(fleet, &change, &prepared, present);
@@ -99,7 +99,7 @@ pub const ALL: [u8; 5] = [1, 2, 3, 4, 5];
 /// Number and state of every epoch that `node-n` knows, with how many shares of it.
 pub fn states(fleet: &Fleet, n: u8) -> Vec<(u64, EpochState, usize)> {
     let known = fleet.node(n).epochs().expect("listed");
-    known.iter().map(|(c, state, indices, _)| (c.body().epoch.0, *state, indices.len())).collect()
+    known.iter().map(|(c, state, indices, ..)| (c.body().epoch.0, *state, indices.len())).collect()
 }
 
 pub fn share_slots(fleet: &Fleet, n: u8) -> usize {

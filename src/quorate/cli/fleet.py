@@ -233,6 +233,10 @@ def _status_text(found: dict[str, Any]) -> str:
         domains,
     ]
     lines += [f"{each['name']}: {told}" for each in found["domains"] if (told := rotation(each))]
+    reasons = [
+        f"{node['name']} is {node['state']}: {node['reason']}" for node in found["nodes"] if node["reason"]
+    ]
+    lines += ["", *reasons] if reasons else []
     unlocked = ["hub"] if hub["memory_locked"] is False else []
     unlocked += [node["name"] for node in found["nodes"] if node["memory_locked"] is False]
     if unlocked:

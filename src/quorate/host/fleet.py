@@ -5,6 +5,9 @@ Not here: what a message makes the node do (`dispatch` finds its handler).
 
 A message can be sealed only to a peer whose boot number is known, and only its `link/hello` tells that. So
 both ends say hello when a link is up; what is posted before the peer's hello has come waits for it.
+
+A hello carries its sender's mark: how far its vault has come. A peer whose mark shows an older copy of its vault is not
+greeted; it is shown its own later one, and goes on as a new start once it has taken that (attack N89).
 """
 
 import asyncio
@@ -23,6 +26,8 @@ from quorate.wire.links import Address, LinkDown, Links, TlsFiles
 _log = logging.getLogger(__name__)
 
 _HELLO = "link/hello"
+_MARK = "link/mark"
+_BEHIND = "link/behind"
 _REKEY = "quorate/v1/fleet/rekey"
 _NO_KEY = ("no_fleet_key", "old_fleet_key")
 """Why a message of a node that missed a rotation of the fleet key is not opened."""
@@ -30,6 +35,8 @@ _WAITING = 256
 """Messages that wait for one peer's hello."""
 _REPLIES = 8
 """Repeated hellos of one link that are answered: enough for a peer that had no key yet, no endless echo."""
+_KEEP = 8
+"""Ticks between two looks for marks that are to be written."""
 
 
 @dataclass(slots=True)
@@ -42,7 +49,9 @@ class _Peer:
 
 
 class Fleet:
-    """`on_greeted` and `on_lost` tell which peers can be written to."""
+    """`on_greeted` and `on_lost` tell which peers can be written to; `on_behind(peer, why)`: it runs on an older copy
+    of its vault; `on_rolled_back(later)`: this process does, as its own mark, which a peer has shown, proves.
+    """
 
     def __init__(
         self,
@@ -52,12 +61,19 @@ class Fleet:
         *,
         on_greeted: Callable[[NodeId], None],
         on_lost: Callable[[NodeId], None],
+        on_behind: Callable[[NodeId, str], None],
+        on_rolled_back: Callable[[bytes], None],
     ) -> None:
         self.own = NodeId(hsm.module.name)
         self._hsm = hsm
         self._dispatch = dispatch
         self._on_greeted = on_greeted
         self._on_lost = on_lost
+        self._on_behind = on_behind
+        self._on_rolled_back = on_rolled_back
+        self._ticks = 0
+        self._told = 0
+        """The generation that the hub was told of last."""
         self._peers: dict[NodeId, _Peer] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._loop = asyncio.get_running_loop()
@@ -69,7 +85,9 @@ class Fleet:
             on_down=self._on_down,
             on_refused=lambda reason: self._dispatch.drop("connection", self.own, "link", reason),
         )
-        dispatch.on(_HELLO, 0, self._on_hello, hub_only=False)
+        dispatch.on(_HELLO, 1, self._on_hello, hub_only=False)
+        dispatch.on(_MARK, 1, self._on_mark, hub_only=False)
+        dispatch.on(_BEHIND, 1, self._on_shown, hub_only=False, queued=True)
 
     async def start(self, listen: Address) -> None:
         """Raises `PortInUse`, `BadInput`."""
@@ -126,7 +144,9 @@ class Fleet:
             self._say_hello(name)
 
     def tick(self) -> None:
-        """Every quarter of a second: whoever has not greeted us for a second is asked again."""
+        """Every quarter of a second: whoever has not greeted us for a second is asked again; the hub hears how far this
+        vault has come, and what was heard of others is written now and then.
+        """
         for name, peer in self._peers.items():
             if not peer.greeted:
                 peer.ticks += 1
@@ -134,6 +154,10 @@ class Fleet:
                     self._say_hello(name)
                     if self.own == HUB:  # it may have no fleet key yet, and so no hello to say
                         self._send_key(name)
+        self._tell_mark()
+        self._ticks += 1
+        if self._ticks % _KEEP == 0:
+            self.spawn(self._keep_marks())
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Runs `work` beside everything else; its failure is logged."""
@@ -166,6 +190,8 @@ class Fleet:
             self._dispatch.drop(why.code, link, "message", why.message)
             if self.own == HUB and why.code in _NO_KEY:
                 self._send_key(link)
+            if why.code == "rolled_back":
+                self._show_behind(link, why.message)
             return None
         if sender != link.value:
             self._dispatch.drop("wrong_sender", link, kind)
@@ -206,9 +232,49 @@ class Fleet:
         except (_core.CoreError, LinkDown) as why:
             _log.info("no fleet key to %s: %s", name, why)
 
+    # Who runs on an older copy of its vault.
+
+    def _show_behind(self, peer: NodeId, why: str) -> None:
+        """Its own signature is what convinces it: nobody else can put a module out."""
+        self._on_behind(peer, why)
+        try:
+            self._links.post(peer, self._hsm.module.evidence(peer.value))
+        except (_core.CoreError, LinkDown) as failed:
+            _log.info("%s could not be shown how far its vault had come: %s", peer, failed)
+
+    async def _on_shown(self, sender: NodeId, fields: Fields) -> None:
+        later = bytes(fields[0])
+        if not await self._hsm.slow(self._hsm.module.take_evidence, later):
+            return
+        _log.debug("%s showed that this vault is an older copy", sender)
+        self._on_rolled_back(later)
+        for name in list(self._peers):
+            self._say_hello(name)
+
+    def _on_mark(self, sender: NodeId, fields: Fields) -> None:
+        try:
+            self._hsm.module.note_mark(sender.value, bytes(fields[0]))
+        except _core.CoreError as why:
+            if why.code == "rolled_back":
+                self._show_behind(sender, why.message)
+            raise
+
+    def _tell_mark(self) -> None:
+        generation = self._hsm.module.generation
+        if self.own == HUB or generation == self._told or not self.is_up(HUB):
+            return
+        self._told = generation
+        try:
+            self.post(HUB, _MARK, self._hsm.module.mark())
+        except (_core.CoreError, LinkDown) as why:
+            _log.debug("the hub was not told of generation %d: %s", generation, why)
+
+    async def _keep_marks(self) -> None:
+        await self._hsm.slow(self._hsm.module.keep_marks)
+
     def _say_hello(self, name: NodeId) -> None:
         try:
-            for hello in self._hsm.module.hellos(name.value, _core.encode([])):
+            for hello in self._hsm.module.hellos(name.value):
                 self._links.post(name, hello)
         except (_core.CoreError, LinkDown) as why:
             _log.debug("no hello to %s: %s", name, why)

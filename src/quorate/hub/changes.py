@@ -9,7 +9,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from quorate import _core
@@ -67,12 +67,13 @@ class _Turn:
 
 @dataclass(frozen=True, slots=True)
 class _Source:
-    """An epoch whose shares may be dealt."""
+    """An epoch whose shares may be dealt. `barred`: also those that came out of an older copy of a vault."""
 
     domain: DomainId
     epoch: int
     threshold: int
     shards: tuple[Shard, ...]
+    barred: bool = False
 
 
 def _current(known: Domain) -> _Source:
@@ -158,14 +159,19 @@ class Changes:
         return charter
 
     def _source(self, known: Domain) -> "_Source":
-        """The current epoch; or, if too few of its holders are live, the newest retired one that has enough."""
+        """The current epoch; or, if too few of its holders are live, it with the shards that older copies of vaults
+        brought back, which serve nothing else; or the newest retired one that has enough.
+        """
         current = _current(known)
         retired = (
             _Source(known.domain, each.epoch, each.threshold, each.shards)
             for each in self._epochs.settlings.earlier(known.domain)
         )
-        enough = (source for source in (current, *retired) if len(self._dealers(source)) >= source.threshold)
-        return next(enough, current)
+        sources = (current, replace(current, barred=True), *retired)
+        return next((source for source in sources if self._has_enough(source)), current)
+
+    def _has_enough(self, source: "_Source") -> bool:
+        return len(self._dealers(source)) >= source.threshold
 
     def _order(self, purpose: str, source: "_Source", threshold: int, shards: tuple[Shard, ...]) -> Order:
         """Dealt by k indices of `source` whose nodes are live, have their share and are not convicted, first those that
@@ -208,7 +214,7 @@ class Changes:
         if said is None or not self._nodes.is_live(node):
             return False
         epoch, configuration = said.epochs.get(source.domain, (0, b""))
-        if epoch == source.epoch:
+        if epoch == source.epoch and (configuration != b"" or not source.barred):
             return configuration != b""
         return source.epoch in said.retired.get(source.domain, frozenset())
 
@@ -289,7 +295,7 @@ class Changes:
             return None
         if turn.lost_since is not None:
             waited = now - turn.lost_since >= REBUILD_AFTER
-            return "repair" if waited and self._source(known).epoch != known.epoch else None
+            return "repair" if waited and self._has_enough(self._source(known)) else None
         if turn.lagging_since is not None and now - turn.lagging_since >= REPAIR_AFTER:
             return "repair"
         due = self.next_refresh(known)

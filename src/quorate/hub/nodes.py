@@ -14,12 +14,15 @@ LIVE_SECONDS = 1.0
 """A node whose last heartbeat is older is not asked."""
 SKEW_MS = 60_000
 """A clock that is off by more is reported; freshness rests on no clock."""
+QUARANTINED = "quarantined"
+"""The state of a node that was started from an older copy of its vault, until new epochs have replaced its shards."""
+_WAITS = "its vault was an older copy; it serves again when its domains have new epochs"
 
 
 @dataclass(slots=True)
 class Node:
     """What one node said last. `epochs`: of each domain, its current epoch and that epoch's configuration hash, empty
-    where it has no shard of it; `retired`: earlier epochs of which it still has a shard.
+    where no shard of it serves there; `retired`: epochs of which it has a shard that serves nothing.
     """
 
     state: str = "starting"
@@ -48,6 +51,8 @@ class Nodes:
         self.active: frozenset[NodeId] = frozenset()
         """Whom the roster lists as such."""
         self.known: dict[NodeId, Node] = {}
+        self.behind: dict[NodeId, str] = {}
+        """Nodes that are not heard, for they showed an older copy of their vault; and what they showed."""
 
     def register(self, dispatch: Dispatch) -> None:
         dispatch.on("node/heartbeat", 8, self._on_heartbeat, hub_only=False)
@@ -62,6 +67,7 @@ class Nodes:
         return self._zones.get(name, "")
 
     def greeted(self, name: NodeId) -> None:
+        self.behind.pop(name, None)
         self.known.setdefault(name, Node()).linked = True
 
     def lost(self, name: NodeId) -> None:
@@ -70,6 +76,15 @@ class Nodes:
         node.sequence = 0
         self._live.discard(name)
         self._on_change(name)
+
+    def is_quarantined(self, name: NodeId) -> bool:
+        """It, or what it says, shows that its vault is an older copy."""
+        known = self.known.get(name)
+        return name in self.behind or (known is not None and known.state == QUARANTINED)
+
+    def reason(self, name: NodeId) -> str | None:
+        """Why the node is quarantined, for people."""
+        return self.behind.get(name) or (_WAITS if self.is_quarantined(name) else None)
 
     def is_live(self, name: NodeId) -> bool:
         node = self.known.get(name)

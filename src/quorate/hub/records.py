@@ -269,6 +269,8 @@ class Records:
     async def _propose(self, sender: NodeId, request: bytes, token: str, statement: bytes) -> None:
         code, reason, current = "ok", "", []
         try:
+            if self._nodes.is_quarantined(sender):
+                raise RecordRefused("rolled_back", "this node runs on an older copy of its vault")
             await self.add(statement, token=token, by=sender.value)
         except RecordRefused as why:
             code, reason = why.code, str(why)

@@ -33,8 +33,8 @@ from quorate.hub.enrolment import Enrolments
 from quorate.hub.epochs import Domain, Epochs
 from quorate.hub.fleet_key import FleetKeys
 from quorate.hub.journal import MAX_REASON, Journal
+from quorate.hub.nodes import QUARANTINED, Nodes
 from quorate.hub.nodes import Node as KnownNode
-from quorate.hub.nodes import Nodes
 from quorate.hub.records import Records
 from quorate.hub.rotation import Rotations
 from quorate.hub.sessions import Sessions
@@ -138,6 +138,8 @@ class Hub:
             dispatch,
             on_greeted=self._on_greeted,
             on_lost=self._nodes.lost,
+            on_behind=self._on_behind,
+            on_rolled_back=self._on_rolled_back,
         )
         self._sessions = Sessions(hsm, self._fleet, journal, term)
         self._epochs = Epochs(hsm, self._fleet, journal, database, self._nodes, self._on_commit)
@@ -283,6 +285,23 @@ class Hub:
         self._nodes.greeted(node)
         self._send_roster(node)
 
+    def _on_behind(self, node: NodeId, why: str) -> None:
+        """Nothing of it is heard until it has taken the proof, which it is shown besides."""
+        if node not in self._nodes.behind:
+            _log.error("%s is quarantined: %s", node, why)
+            self._fleet.spawn(self._journal.note("quarantined", node=node.value, reason=why))
+        self._nodes.behind[node] = why
+
+    def _on_rolled_back(self, later: bytes) -> None:
+        seen = _core.view(later)
+        _log.critical(
+            "the hub was started from an older copy of its module: it had come to start %d and generation %d before; "
+            "what it has forgotten it learns from its database and its nodes (docs/runbooks/rolled-back-node.md)",
+            seen["boot"],
+            seen["generation"],
+        )
+        self._fleet.spawn(self._journal.note("rolled_back", boot=seen["boot"], generation=seen["generation"]))
+
     def _on_node(self, node: NodeId) -> None:
         known = self._nodes.known[node]
         if self._nodes.is_live(node):
@@ -357,7 +376,8 @@ class Hub:
             "entry": entry["statement"],
             "zone": entry["zone"],
             "address": entry["address"],
-            "state": _state(name, entry["standing"], known if live else None),
+            "state": _state(name, entry["standing"], known if live else None, name in self._nodes.behind),
+            "reason": self._nodes.reason(name),
             "live": live,
             "kms": known is not None and live and known.kms,
             "convicted": self._epochs.disputes.convicted.get(name),
@@ -561,10 +581,12 @@ def _names(sets: Iterable[Iterable[NodeId]]) -> list[str]:
     return sorted({node.value for nodes in sets for node in nodes})
 
 
-def _state(name: NodeId, standing: str, known: KnownNode | None) -> str:
-    """`known`: what the node said, if it is live."""
+def _state(name: NodeId, standing: str, known: KnownNode | None, behind: bool) -> str:
+    """`known`: what the node said, if it is live; `behind`: it is not heard, for its vault is an older copy."""
     if standing == "retired":
         return "retired"
     if name == HUB:
         return "ready"
+    if behind:
+        return QUARANTINED
     return "down" if known is None else known.state

@@ -80,6 +80,8 @@ class Settlings:
         self._erased: dict[DomainId, dict[NodeId, int]] = {}
         self._shown: dict[tuple[NodeId, DomainId], int] = {}
         """The epoch from which a node was last led on."""
+        self._revived: dict[DomainId, set[NodeId]] = {}
+        """Nodes that have shares which they had proven to have erased: an older copy of the vault brought them back."""
 
     def register(self, dispatch: Dispatch) -> None:
         dispatch.on("epoch/activated", 2, self._on_activated, hub_only=False)
@@ -107,7 +109,7 @@ class Settlings:
             for epoch, earlier in self._earlier.get(domain, {}).items()
             for _, node in earlier.shards
             if self._erased.get(domain, {}).get(node, 0) <= epoch
-        )
+        ) | frozenset(self._revived.get(domain, ()))
         step = settling.Settling.begin(
             committed.shards, committed.threshold, owing, self._nodes.live, time.monotonic()
         )
@@ -162,7 +164,9 @@ class Settlings:
         return [known[epoch] for epoch in sorted(known, reverse=True)]
 
     def lagging(self, domain: DomainId) -> frozenset[NodeId]:
-        """Members of the current epoch that have no share of it, as they say or because they know an older one only."""
+        """Members of the current epoch that have no share of it, as they say or because they know an older one only;
+        and nodes in which a copy has brought back what was erased, until an epoch has them erase it again.
+        """
         of = self._of[domain]
         seats = {node for _, node in of.committed.shards}
         wanted = (of.committed.epoch, of.committed.hash)
@@ -173,12 +177,14 @@ class Settlings:
             and self._nodes.is_live(node)
             and known.epochs.get(domain) != wanted
         }
-        return of.machine.lagging | (behind - self._on_their_way(of)) if behind else of.machine.lagging
+        found = of.machine.lagging | frozenset(self._revived.get(domain, set()) - of.machine.owing)
+        return found | (behind - self._on_their_way(of)) if behind else found
 
     def _on_their_way(self, of: _Of) -> frozenset[NodeId]:
-        """Who prepared the epoch, and so only has to hear of its commit."""
+        """Who prepared the epoch, and so only has to hear of its commit; unless its vault has gone back since."""
         prepared = {NodeId(_core.view(receipt)["signer"]) for receipt in of.committed.receipts}
-        return frozenset(prepared - of.machine.lagging)
+        gone_back = {node for node in prepared if self._nodes.is_quarantined(node)}
+        return frozenset(prepared - of.machine.lagging - gone_back)
 
     def waits_for(self, domain: DomainId) -> tuple[NodeId, ...]:
         return self._of[domain].machine.waits_for
@@ -199,7 +205,16 @@ class Settlings:
             if live != (node in of.machine.live):
                 self._feed(of, NodeUp(node) if live else NodeDown(node))
             if live:
+                self._notice_revived(of.committed.domain, node)
                 self._lead_on(of, node)
+
+    def _notice_revived(self, domain: DomainId, node: NodeId) -> None:
+        """What it proved to have erased is there again: it owes the erasure once more (attack N89)."""
+        erased = self._erased.get(domain, {})
+        if any(epoch < erased.get(node, 0) for epoch in self._nodes.known[node].retired.get(domain, ())):
+            _log.warning("%s has shards of %s again that it had erased", node, domain)
+            del erased[node]
+            self._revived.setdefault(domain, set()).add(node)
 
     def _lead_on(self, of: _Of, node: NodeId) -> None:
         """A node that is in an older epoch is shown all later ones, each proven by the one before."""
@@ -242,6 +257,7 @@ class Settlings:
             raise Dropped("not_authorized", "a node speaks for itself, of a domain that there is")
         if below > of.committed.epoch:
             raise Dropped("wrong_epoch", "of an epoch that is not committed")
+        self._revived.get(domain, set()).discard(sender)
         if below > self._erased.get(domain, {}).get(sender, 0):
             await self._database.put_erasure(domain.value, sender.value, below, statement)
             await self._journal.note("erased", domain=domain.value, node=sender.value, below=below)

@@ -122,6 +122,7 @@ def _nodes(
                 "pid": run["pid"] if run else None,
                 "role": known.get("role") or (run or {}).get("role") or "holder",
                 "state": state,
+                "reason": known.get("reason"),
                 "zone": known.get("zone") or (run or {}).get("zone") or settings.get("zone"),
                 "kms": run["kms"] if run else None,
                 "convicted": known.get("convicted"),

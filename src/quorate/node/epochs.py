@@ -23,7 +23,7 @@ _log = logging.getLogger(__name__)
 @dataclass(frozen=True, slots=True)
 class Current:
     """A domain's current epoch as this node knows it. `configuration`: its hash; `serves`: whether a shard of it is
-    here.
+    here; `barred`: one is, and came out of an older copy of the vault.
     """
 
     domain: DomainId
@@ -31,6 +31,7 @@ class Current:
     configuration: bytes
     committee: frozenset[NodeId]
     serves: bool
+    barred: bool
 
 
 class Epochs:
@@ -52,7 +53,7 @@ class Epochs:
         self._machine = member.Member()
         self.current: dict[DomainId, Current] = {}
         self.retired: dict[DomainId, list[int]] = {}
-        """Earlier epochs of which a shard is still here."""
+        """Epochs of which a shard is here that serves nothing: earlier ones, and what an older copy brought back."""
         self.refresh()
 
     def register(self, dispatch: Dispatch) -> None:
@@ -70,14 +71,16 @@ class Epochs:
         self.retired = {}
         for epoch in self._hsm.module.epochs():
             domain, number = DomainId(epoch["domain"]), Epoch(epoch["epoch"])
-            if epoch["state"] == "retired":
+            if epoch["state"] == "retired" or (epoch["barred"] and epoch["state"] == "current"):
                 self.retired.setdefault(domain, []).append(number.value)
             if epoch["state"] != "current":
                 continue
             plan = _core.view(_core.view(epoch["statement"])["plan"])
             committee = frozenset(NodeId(seat["node"]) for seat in plan["committee"])
-            serves = bool(epoch["indices"])
-            found[domain] = Current(domain, number, epoch["configuration"], committee, serves)
+            serves = bool(epoch["indices"]) and not epoch["barred"]
+            found[domain] = Current(
+                domain, number, epoch["configuration"], committee, serves, epoch["barred"]
+            )
         self.current = found
 
     @property
@@ -87,6 +90,11 @@ class Epochs:
         for name in sorted(self.current, key=lambda name: name.key_version):
             found[name.base] = self.current[name]
         return found
+
+    @property
+    def barred(self) -> bool:
+        """Whether a shard of a current epoch here came out of an older copy of the vault: it serves nothing."""
+        return any(current.barred for current in self.current.values())
 
     def serves(self, domain: DomainId) -> bool:
         """Whether a shard of the domain's current epoch is here."""

@@ -112,6 +112,10 @@ class Journal:
     def fleet_key_erased(self, below: int) -> None:
         self._note(event="fleet_key_erased", below=below)
 
+    def rolled_back(self, boot: int, generation: int) -> None:
+        """This node's vault is an older copy: it had come so far before."""
+        self._note(event="rolled_back", boot=boot, generation=generation)
+
     def started(self, version: str, boot: int, generation: int) -> None:
         self._note(event="started", version=version, boot=boot, generation=generation)
 

@@ -128,7 +128,15 @@ class Node:
         self._info = module.verify(directory.fleet_info.read_bytes())
 
         dispatch = Dispatch()
-        self._fleet = Fleet(hsm, directory.tls, dispatch, on_greeted=self._on_greeted, on_lost=self._on_lost)
+        self._fleet = Fleet(
+            hsm,
+            directory.tls,
+            dispatch,
+            on_greeted=self._on_greeted,
+            on_lost=self._on_lost,
+            on_behind=lambda peer, why: _log.error("%s is not heard: %s", peer, why),
+            on_rolled_back=self._on_rolled_back,
+        )
         self._journal = Journal(audit, self._fleet.spawn)
         self._epochs = Epochs(hsm, self._fleet, self._journal, self._on_epoch, self._changed.set)
         self._sessions = Sessions(hsm, self._fleet, self._journal, self._changed.set)
@@ -220,7 +228,9 @@ class Node:
             self._log_level.look()
             self._renewal.tick()
             self._fleet.tick()
-            if not self._kms.listening and self._may_listen():
+            if self._epochs.barred:
+                await self._kms.stop()
+            elif not self._kms.listening and self._may_listen():
                 await self._kms.start(self._settings.kms)
                 _log.info("serving the KMS API on %s", self._settings.kms)
             self._write_state()
@@ -250,6 +260,8 @@ class Node:
 
     @property
     def _state(self) -> str:
+        if self._epochs.barred:
+            return "quarantined"
         return "ready" if self._kms.listening or self._hsm.module.role not in (None, "holder") else "starting"
 
     def _send_heartbeat(self) -> None:
@@ -326,6 +338,20 @@ class Node:
         if peer == HUB:
             self._sessions.hub_lost()
             self._changed.set()
+
+    def _on_rolled_back(self, later: bytes) -> None:
+        """The module has barred its shares and erased its leases; other members serve until new epochs are made."""
+        seen = _core.view(later)
+        _log.critical(
+            "this node was started from an older copy of its vault: it had come to start %d and generation %d before; "
+            "its shards are barred until their domains' next epochs (docs/runbooks/rolled-back-node.md)",
+            seen["boot"],
+            seen["generation"],
+        )
+        self._journal.rolled_back(seen["boot"], seen["generation"])
+        self._epochs.refresh()
+        self._sessions.forget_leases()
+        self._changed.set()
 
     async def _on_roster(self, _sender: NodeId, fields: Fields) -> None:
         info, roster = fields

@@ -105,6 +105,10 @@ class Sessions:
         if known is not None:
             self._watch(domain, known, None)
 
+    def forget_leases(self) -> None:
+        for domain in list(self._domains):
+            self.forget_lease(domain)
+
     def epoch_changed(self, domain: DomainId) -> None:
         if domain in self._domains:
             self._feed(domain, requester.EpochChanged())

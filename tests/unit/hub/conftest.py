@@ -132,11 +132,16 @@ class Parts:
         retired: dict[str, list[int]] = {}
         for each in self.modules[name].epochs() if name in self.modules else ():
             if each["state"] == "current":
-                here = each["configuration"] if each["indices"] else b""
-                epochs.append([each["domain"], each["epoch"], here])
-            if each["state"] == "retired":
+                serves = each["indices"] and not each["barred"]
+                epochs.append([each["domain"], each["epoch"], each["configuration"] if serves else b""])
+            if each["state"] == "retired" or (each["barred"] and each["state"] == "current"):
                 retired.setdefault(each["domain"], []).append(each["epoch"])
-        self.nodes._on_heartbeat(node, ["ready", True, 0, 0, sequence, 1, epochs, list(retired.items())])
+        state = "quarantined" if any(each["barred"] for each in self._current(name)) else "ready"
+        self.nodes._on_heartbeat(node, [state, True, 0, 0, sequence, 1, epochs, list(retired.items())])
+
+    def _current(self, name: str) -> list[Any]:
+        known = self.modules[name].epochs() if name in self.modules else []
+        return [each for each in known if each["state"] == "current"]
 
     def charter(self, domain: str, *names: str) -> bytes:
         return self.operator.charter(
