@@ -858,7 +858,7 @@ impl PyModule_ {
         };
         check(py, held)?
             .iter()
-            .map(|(configuration, state, indices, threshold, barred)| {
+            .map(|(configuration, state, indices, threshold, barred, worn)| {
                 let out = PyDict::new(py);
                 let c = configuration.body();
                 out.set_item("domain", c.domain.as_str())?;
@@ -868,10 +868,21 @@ impl PyModule_ {
                 out.set_item("indices", indices.iter().map(|x| x.get()).collect::<Vec<u8>>())?;
                 out.set_item("threshold", *threshold)?;
                 out.set_item("barred", *barred)?;
+                out.set_item("worn", *worn)?;
                 out.set_item("statement", bytes(py, configuration.bytes()))?;
                 Ok(out)
             })
             .collect()
+    }
+
+    fn is_worn(&self, py: Python<'_>, domain_name: &str) -> PyResult<bool> {
+        let name = domain(py, domain_name)?;
+        check(py, self.0.is_worn(&name))
+    }
+
+    fn charter<'py>(&self, py: Python<'py>, domain_name: &str) -> PyResult<Option<Bound<'py, PyBytes>>> {
+        let name = domain(py, domain_name)?;
+        Ok(check(py, self.0.charter(&name))?.map(|c| bytes(py, &c)))
     }
 
     fn configuration<'py>(

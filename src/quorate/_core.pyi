@@ -276,8 +276,12 @@ class Module:
         """Erases the plan's KEM keys, and what was kept of its dealings."""
     def epochs(self, domain_name: str | None = None) -> list[View]:
         """domain, epoch, configuration (hash), state (`pending`|`current`|`retired`), indices, threshold, barred,
-        `statement`; of all domains, or of one.
+        worn, `statement`; of all domains, or of one.
         """
+    def is_worn(self, domain_name: str) -> bool:
+        """Whether a shard of the current epoch has given so many answers that it is to be replaced."""
+    def charter(self, domain_name: str) -> bytes | None:
+        """The newest charter of the domain that this module knows."""
     def configuration(self, domain: str) -> bytes | None:
         """The current epoch's `Configuration` statement."""
 

@@ -88,11 +88,11 @@ class Liar(Node):
                 return [self._thief.dealing(dealing, sealed), sealed]
         return [dealing, sealed[1:] + sealed[:1]]
 
-    def claims(self) -> tuple[list[Any], list[Any]]:
-        current, retired = super().claims()
+    def claims(self) -> tuple[int, int, list[list[Any]]]:
+        since, version, rows = super().claims()
         if self.world.lying and self._claimed:
-            current = [[domain, epoch, hash_] for domain, (epoch, hash_) in self._claimed.items()]
-        return current, retired
+            rows = [[domain, epoch, hash_, [], False] for domain, (epoch, hash_) in self._claimed.items()]
+        return since, version, rows
 
     def _lie(self, kind: str, fields: list[Any]) -> None:
         match kind:

@@ -23,7 +23,7 @@ from quorate.hub.changes import Changes
 from quorate.hub.epochs import Domain
 from quorate.hub.epochs import Epochs as HubEpochs
 from quorate.hub.journal import Journal as HubJournal
-from quorate.hub.nodes import Nodes
+from quorate.hub.nodes import Domains, Nodes
 from quorate.ids import HUB, DomainId, NodeId
 from quorate.node.epochs import Epochs as NodeEpochs
 from quorate.node.journal import Journal as NodeJournal
@@ -205,7 +205,7 @@ class Hub(Process):
             cast(HubJournal, storage.HubJournal(world.rng, world.reference.noted)),
         )
         rows = cast(real.Database, database)
-        self.nodes = Nodes(world.loop.time, self._on_node)
+        self.nodes = Nodes(world.loop.time, self._on_node, self._ask_again)
         self.epochs = HubEpochs(hsm, self.fleet, journal, rows, self.nodes, self._on_commit)
         self.changes = Changes(self.epochs, rows, self.nodes)
         self.nodes.register(self.dispatch)
@@ -243,12 +243,16 @@ class Hub(Process):
     def lost(self, peer: NodeId) -> None:
         self.nodes.lost(peer)
 
-    def _on_node(self, node: NodeId) -> None:
-        self.epochs.node_changed(node)
+    def _on_node(self, node: NodeId, domains: Domains) -> None:
+        self.epochs.node_changed(node, domains)
+
+    def _ask_again(self, node: NodeId) -> None:
+        with contextlib.suppress(LinkDown):
+            self.port.post(node, "node/again")
 
     def _on_commit(self, domain: Domain) -> None:
         for node in sorted(self.nodes.live):
-            self._on_node(node)
+            self._on_node(node, {domain.domain})
 
 
 class Node(Process):
@@ -261,6 +265,7 @@ class Node(Process):
         journal = cast(NodeJournal, storage.NodeJournal())
         self.epochs = NodeEpochs(cast(Hsm, self.hsm), self.fleet, journal, lambda _: self._soon(), self._soon)
         self.epochs.register(self.dispatch)
+        self.dispatch.on("node/again", 0, lambda _sender, _fields: self.epochs.tell_all())
 
     def begin(self) -> None:
         super().begin()
@@ -274,6 +279,7 @@ class Node(Process):
 
     def greeted(self, peer: NodeId) -> None:
         self._linked = True
+        self.epochs.tell_all()
         boot = self.world.boot(HUB)
         if boot != self._hub_boot:
             self._hub_boot = boot
@@ -286,22 +292,17 @@ class Node(Process):
     def _soon(self) -> None:
         self.world.loop.call_soon(self._beat)
 
-    def claims(self) -> tuple[list[Any], list[Any]]:
-        """The epochs of its heartbeat, current and retired."""
-        current = [
-            [each.domain.value, each.epoch.value, each.configuration if each.serves else b""]
-            for each in self.epochs.current.values()
-        ]
-        return current, [[domain.value, numbers] for domain, numbers in self.epochs.retired.items()]
+    def claims(self) -> tuple[int, int, list[list[Any]]]:
+        """What its heartbeat says of epochs."""
+        return self.epochs.news()
 
     def _beat(self) -> None:
         if not self._linked or not self.alive or self.module.failed:
             return
-        current, retired = self.claims()
         clock_ms = max(0, int(1000 * self.world.wall()))
         with contextlib.suppress(LinkDown):
             self.port.post(
-                HUB, "node/heartbeat", "ready", True, clock_ms, 0, 0, self.module.generation, current, retired
+                HUB, "node/heartbeat", "ready", True, clock_ms, 0, 0, self.module.generation, *self.claims()
             )
 
 

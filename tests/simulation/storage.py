@@ -6,7 +6,7 @@ Not here: SQL, other tables, the audit log's chain (their own tests).
 
 import asyncio
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -69,6 +69,15 @@ class Database:
             row.update(columns)
             assert {"phase", "plan", "charter"} <= row.keys(), "NOT NULL"
             self._on_write(epoch, row)
+
+        await self._write(change)
+
+    async def forget_attempts(self, domain: str, below: int, keep: Sequence[int]) -> None:
+        def change() -> None:
+            for name, epoch in list(self.store.attempts):
+                over = self.store.attempts[name, epoch]["phase"] in ("committed", "closed", "aborted")
+                if name == domain and epoch < below and epoch not in keep and over:
+                    del self.store.attempts[name, epoch]
 
         await self._write(change)
 

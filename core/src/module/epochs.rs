@@ -25,8 +25,8 @@ use crate::sharing::Share;
 use crate::vault::Change;
 
 /// An epoch as its member knows it: configuration, state, the member's indices, the threshold, whether its shares are
-/// barred.
-pub type EpochHeld = (Signed<Configuration>, EpochState, Vec<ShareIndex>, u8, bool);
+/// barred, whether one of them is worn.
+pub type EpochHeld = (Signed<Configuration>, EpochState, Vec<ShareIndex>, u8, bool, bool);
 
 pub fn own_seats(plan: &Plan, me: &NodeId) -> Vec<Seat> {
     plan.committee.iter().filter(|s| &s.node == me).cloned().collect()
@@ -171,14 +171,19 @@ impl Module {
 
     /// Every epoch that this module knows, by domain and number.
     pub fn epochs(&self) -> Result<Vec<EpochHeld>> {
-        self.with(|s, _| Ok(s.epochs.values().flat_map(BTreeMap::values).map(HeldEpoch::told).collect()))
+        self.with(|s, _| s.epochs.values().flat_map(BTreeMap::values).map(|held| s.told(held)).collect())
     }
 
     /// Those of one domain, by number.
     pub fn epochs_of(&self, domain: &DomainId) -> Result<Vec<EpochHeld>> {
         self.with(|s, _| {
-            Ok(s.epochs.get(domain).into_iter().flat_map(BTreeMap::values).map(HeldEpoch::told).collect())
+            s.epochs.get(domain).into_iter().flat_map(BTreeMap::values).map(|held| s.told(held)).collect()
         })
+    }
+
+    /// Whether a share of the domain's current epoch has given so many of its answers that it is to be replaced.
+    pub fn is_worn(&self, domain: &DomainId) -> Result<bool> {
+        self.with(|s, _| s.is_worn(s.current(domain)?))
     }
 
     /// The current epoch of `domain` with the certificate that it was committed on, for one that asks for an older.
@@ -189,13 +194,6 @@ impl Module {
             let record: EpochRecord = store::stored(&must(&s.vault, store::EPOCH, &id)?)?;
             Ok((configuration.bytes().to_vec(), record.certificate.into_iter().map(|r| r.0).collect()))
         })
-    }
-}
-
-impl HeldEpoch {
-    fn told(&self) -> EpochHeld {
-        let indices = self.shares.keys().copied().collect();
-        (self.configuration.clone(), self.state, indices, self.plan.threshold, self.barred)
     }
 }
 
@@ -225,6 +223,17 @@ impl Gone {
 }
 
 impl State {
+    fn told(&self, held: &HeldEpoch) -> Result<EpochHeld> {
+        let indices = held.shares.keys().copied().collect();
+        let (threshold, worn) = (held.plan.threshold, self.is_worn(held)?);
+        Ok((held.configuration.clone(), held.state, indices, threshold, held.barred, worn))
+    }
+
+    fn is_worn(&self, held: &HeldEpoch) -> Result<bool> {
+        let limits = &self.charter(&held.configuration.body().domain)?.limits;
+        Ok(held.shares.values().any(|usage| usage.is_worn(limits)))
+    }
+
     fn store_pending(
         &mut self,
         configuration: &Signed<Configuration>,

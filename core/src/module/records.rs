@@ -96,6 +96,11 @@ impl Module {
         })
     }
 
+    /// The newest charter of `domain`.
+    pub fn charter(&self, domain: &DomainId) -> Result<Option<Vec<u8>>> {
+        self.with(|s, _| Ok(s.charters.get(domain).map(|c| c.bytes().to_vec())))
+    }
+
     /// A first record of a KMS key with fresh material; needs a lease of its domain. Not learnt yet.
     pub fn make_key(
         &self,

@@ -16,6 +16,8 @@ pub const BLOCK: u64 = 64;
 /// The furthest that one grant may move a shard's term, or its fence within a term: a hub that was stolen,
 /// or a holder's lie that an honest hub follows, exhausts neither.
 pub const MAX_FENCE_STEP: u64 = 1 << 32;
+/// A shard is worn when a fifth of its uses is left.
+const WORN_AFTER: u64 = 5;
 /// Sessions remembered for each shard; older ones are caught by the fence.
 const SEEN: usize = 1024;
 
@@ -64,6 +66,11 @@ impl Usage {
 
     pub fn fence(&self) -> (u64, u64) {
         self.fence
+    }
+
+    /// Most of its answers in this epoch are given: the next epoch should come before the last.
+    pub fn is_worn(&self, limits: &Limits) -> bool {
+        self.uses >= limits.uses_per_epoch - limits.uses_per_epoch / WORN_AFTER
     }
 
     pub fn busy(&self, now: Duration) -> bool {
@@ -220,6 +227,18 @@ mod tests {
         }
         assert_eq!(u.take(session(6), (1, 6), &LIMITS, T0).expect_err("rate").code, Code::RateLimited);
         u.take(session(6), (1, 6), &LIMITS, T0 + Duration::from_millis(100)).expect("a token came back");
+    }
+
+    #[test]
+    fn a_shard_is_worn_at_four_fifths_of_its_uses() {
+        let mut u = Usage::resume(Reserved { term: 1, fence: 1, uses: 78 }, &LIMITS, T0);
+        for (use_, worn) in [(79, false), (80, true), (81, true)] {
+            u.take(session(use_), (1, u64::from(use_)), &LIMITS, T0).expect("free");
+            u.release(session(use_).0, &node("a"));
+            assert_eq!((u.uses(), u.is_worn(&LIMITS)), (u64::from(use_), worn));
+        }
+        let few = Limits { uses_per_epoch: 3, ..LIMITS };
+        assert!(!Usage::resume(Reserved::NONE, &few, T0).is_worn(&few));
     }
 
     #[test]

@@ -110,7 +110,7 @@ fn n89_a_module_that_is_shown_its_own_later_mark_bars_its_shares_for_good() {
         assert_eq!(answers(&mut fleet, 2), Err(Code::RolledBack));
         refused(fleet.node(2).open_session(&domain()), Code::RolledBack);
         let epochs = fleet.node(2).epochs().expect("listed");
-        let (configuration, state, indices, _, barred) = &epochs[0];
+        let (configuration, state, indices, _, barred, _) = &epochs[0];
         assert_eq!((*state, indices.len(), *barred), (EpochState::Current, 1, true), "kept, and of no use");
         let repeated = fleet.node(2).activate(configuration.bytes(), &[], &[]).expect("known");
         assert_eq!(repeated, Vec::<Vec<u8>>::new(), "no receipt for a share that is barred");
@@ -188,6 +188,6 @@ fn n89_if_too_many_are_rolled_back_their_barred_shares_are_dealt_into_a_new_epoc
     fleet.unlock(3);
     assert_eq!(fleet.node(3).decrypt(&sealed, &[]).expect("the same key").as_slice(), b"kept");
     let epochs = fleet.node(3).epochs().expect("listed");
-    let barred: Vec<(Epoch, bool)> = epochs.iter().map(|(c, _, _, _, b)| (c.body().epoch, *b)).collect();
+    let barred: Vec<(Epoch, bool)> = epochs.iter().map(|(c, _, _, _, b, _)| (c.body().epoch, *b)).collect();
     assert_eq!(barred, [(Epoch(1), true), (Epoch(2), false)]);
 }

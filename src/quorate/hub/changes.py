@@ -10,7 +10,9 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from enum import Enum
 from typing import Any
+from zlib import crc32
 
 from quorate import _core
 from quorate.errors import BadInput, QuorateError
@@ -25,7 +27,15 @@ _log = logging.getLogger(__name__)
 REFRESH_EVERY = 24 * 3600
 """Seconds between two refreshes of a domain for which nothing else is set."""
 AT_ONCE = 2
-"""Changes in the background at a time: clients are served meanwhile."""
+"""Changes in the background at a time, of which one is a refresh on time."""
+REST = 12
+"""After a refresh on time the next one begins when so many times its duration have passed: what a node's module does
+for an epoch, its clients wait for, and few of them are to.
+"""
+SPREAD = 0.1
+"""The part of its interval by which a refresh may come early, so that domains of one age come due one after another."""
+LOOK = 100
+"""Domains that are looked at in one tick."""
 REPAIR_AFTER = 1.0
 """Seconds that a lagging member has been back until it is repaired, so that several are repaired together."""
 REBUILD_AFTER = 10.0
@@ -52,6 +62,14 @@ class NotEnoughHolders(QuorateError):
 
     def __init__(self, reason: str, remedy: str = "start or enrol more nodes (`quorate node list`)") -> None:
         super().__init__(reason, kept="nothing was changed", remedy=remedy)
+
+
+class _Due(Enum):
+    """Why a change is made without being asked for."""
+
+    REPAIR = "repair"
+    WORN = "refresh of worn shards"
+    ON_TIME = "refresh"
 
 
 @dataclass(slots=True)
@@ -89,6 +107,10 @@ class Changes:
         self._nodes = nodes
         self._every: dict[DomainId, int] = {}
         self._turns: dict[DomainId, _Turn] = {}
+        self._looked = 0
+        """Where the next look begins."""
+        self._rest_until = 0.0
+        """No refresh on time begins before."""
 
     async def load(self) -> None:
         self._every = {
@@ -265,22 +287,33 @@ class Changes:
     def next_refresh(self, known: Domain) -> int | None:
         """Unix seconds; None where there is none."""
         every = self.refresh_every(known.domain)
-        return known.at + every if every else None
+        early = crc32(f"{known.domain}/{known.epoch}".encode()) / (1 << 32)
+        return known.at + every - int(every * SPREAD * early) if every else None
 
     def tick(self) -> None:
         """Begins what is due. Called every second or so."""
         running = sum(turn.task is not None for turn in self._turns.values())
-        for known in self._epochs.domains.values():
+        for known in self._some():
             turn = self._turns.setdefault(known.domain, _Turn())
-            if running >= AT_ONCE:
-                return
             if self._epochs.is_retiring(known.domain):
                 continue
-            if turn.task is None and (purpose := self._due(known, turn)) is not None:
-                turn.task = asyncio.get_running_loop().create_task(self._in_background(known, turn, purpose))
-                running += 1
+            purpose = self._due(known, turn)
+            if purpose is None or turn.task is not None or running >= AT_ONCE:
+                continue
+            if purpose is _Due.ON_TIME and (running or time.monotonic() < self._rest_until):
+                continue
+            turn.task = asyncio.get_running_loop().create_task(self._in_background(known, turn, purpose))
+            running += 1
 
-    def _due(self, known: Domain, turn: _Turn) -> str | None:
+    def _some(self) -> list[Domain]:
+        """Those whose turn it is to be looked at."""
+        known = list(self._epochs.domains.values())
+        if self._looked >= len(known):
+            self._looked = 0
+        first, self._looked = self._looked, self._looked + LOOK
+        return known[first : self._looked]
+
+    def _due(self, known: Domain, turn: _Turn) -> "_Due | None":
         now = time.monotonic()
         lagging = any(
             self._nodes.is_live(node) and not self._is_convicted(node)
@@ -295,30 +328,45 @@ class Changes:
             return None
         if turn.lost_since is not None:
             waited = now - turn.lost_since >= REBUILD_AFTER
-            return "repair" if waited and self._has_enough(self._source(known)) else None
+            return _Due.REPAIR if waited and self._has_enough(self._source(known)) else None
         if turn.lagging_since is not None and now - turn.lagging_since >= REPAIR_AFTER:
-            return "repair"
+            return _Due.REPAIR
+        if self._is_worn(known):
+            return _Due.WORN
         due = self.next_refresh(known)
         if due is None or time.time() < due:
             return None
         # While enough of an earlier epoch is left to open the domain, another one before it protects nothing.
-        return None if self._epochs.settlings.is_openable_before(known.domain) else "refresh"
+        return None if self._epochs.settlings.is_openable_before(known.domain) else _Due.ON_TIME
 
-    async def _in_background(self, known: Domain, turn: _Turn, purpose: str) -> None:
+    def _is_worn(self, known: Domain) -> bool:
+        """A member's shard has given most of the answers that it may give in this epoch."""
+        said = (self._nodes.known.get(node) for _, node in known.shards)
+        return any(
+            node is not None and known.domain in node.worn and node.epochs[known.domain][0] == known.epoch
+            for node in said
+        )
+
+    async def _in_background(self, known: Domain, turn: _Turn, purpose: "_Due") -> None:
+        begun = time.monotonic()
+        repairs = purpose is _Due.REPAIR
         try:
-            made, _ = await (self._repair(known) if purpose == "repair" else self.refresh(known.domain))
+            made, _ = await (self._repair(known) if repairs else self.refresh(known.domain))
         except (QuorateError, _core.CoreError) as why:
             turn.not_before, turn.wait = time.monotonic() + turn.wait, min(2 * turn.wait, BACKOFF[1])
             if not isinstance(why, Busy):
-                _log.warning("a %s of %s did not come about: %s", purpose, known.domain, why)
+                _log.warning("a %s of %s did not come about: %s", purpose.value, known.domain, why)
         else:
             # One that flaps is repaired again, but not at once.
-            wait = turn.wait if purpose == "repair" else 0.0
+            wait = turn.wait if repairs else 0.0
             turn.not_before = time.monotonic() + wait
-            turn.wait = min(2 * turn.wait, BACKOFF[1]) if purpose == "repair" else BACKOFF[0]
-            _log.info("%s is in epoch %d (%s)", known.domain, made.epoch, purpose)
+            turn.wait = min(2 * turn.wait, BACKOFF[1]) if repairs else BACKOFF[0]
+            _log.info("%s is in epoch %d (%s)", known.domain, made.epoch, purpose.value)
         finally:
             turn.task = None
+            if purpose is _Due.ON_TIME:
+                now = time.monotonic()
+                self._rest_until = now + REST * (now - begun)
 
     async def close(self) -> None:
         tasks = [turn.task for turn in self._turns.values() if turn.task is not None]

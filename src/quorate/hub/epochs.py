@@ -22,7 +22,7 @@ from quorate.host.fleet import Fleet
 from quorate.hsm import Hsm
 from quorate.hub.disputes import Disputes
 from quorate.hub.journal import Journal
-from quorate.hub.nodes import Nodes
+from quorate.hub.nodes import Domains, Nodes
 from quorate.hub.settling import Settlings, committed, seats
 from quorate.ids import HUB, DomainId, NodeId
 from quorate.protocol import dispute
@@ -157,7 +157,7 @@ class Epochs:
         self.failures: dict[DomainId, Counter[NodeId]] = {}
         """Since the domain's last commit, whom an attempt broke down on, and how often: others deal first."""
         self.disputes = Disputes(hsm, journal)
-        self.settlings = Settlings(hsm, fleet, journal, database, nodes, self._on_settled)
+        self.settlings = Settlings(hsm, fleet, journal, database, nodes, self._on_settled, self._on_gone)
 
     def register(self, dispatch: Dispatch) -> None:
         dispatch.on("epoch/plan-keys", 2, self._on_keys, hub_only=False)
@@ -181,6 +181,9 @@ class Epochs:
         )
         for row in current_epochs(rows).values():
             self._serve(row)
+        below = {domain.value: self.settlings.needed(domain)[0] for domain in self.domains}
+        for name in {row.domain for row in rows if row.epoch < below.get(row.domain, 0)}:
+            await self._forget(DomainId(name))  # what was not forgotten in time
         for row in rows:
             if row.phase in ("planned", "dealt"):
                 await self._resume(row)
@@ -326,13 +329,13 @@ class Epochs:
 
     # Events.
 
-    def node_changed(self, node: NodeId) -> None:
-        """A node became live, or is not live any more."""
+    def node_changed(self, node: NodeId, domains: Domains) -> None:
+        """A node became live, or is not live any more (None), or said something new of its epochs in these domains."""
         live = self._nodes.is_live(node)
         for running in list(self._running.values()):
             if live != (node in running.attempt.live):
                 self._feed(running, change.NodeUp(node) if live else change.NodeDown(node))
-        self.settlings.node_changed(node)
+        self.settlings.node_changed(node, domains)
 
     def _on_keys(self, sender: NodeId, fields: Fields) -> None:
         plan_hash, keys = bytes(fields[0]), [bytes(key) for key in fields[1]]
@@ -441,10 +444,7 @@ class Epochs:
         self._serve(row)
 
     def charter(self, domain: DomainId) -> bytes | None:
-        for statement in self._hsm.module.records("charter"):
-            if _core.view_approved(statement)["domain"] == domain.base.value:
-                return statement
-        return None
+        return self._hsm.module.charter(domain.base.value)
 
     def _with_plan(self, plan_hash: bytes) -> _Running:
         for running in self._running.values():
@@ -600,6 +600,14 @@ class Epochs:
     async def _close(self, domain: DomainId, epoch: int) -> None:
         await self._journal.epoch(domain, epoch, "closed")
         await self._database.put_attempt(domain.value, epoch, phase="closed")
+        await self._forget(domain)
+
+    def _on_gone(self, domain: DomainId) -> None:
+        self._fleet.spawn(self._forget(domain))
+
+    async def _forget(self, domain: DomainId) -> None:
+        """The audit log has every attempt; the database those that somebody may still have to be shown."""
+        await self._database.forget_attempts(domain.value, *self.settlings.needed(domain))
 
     def _arm(self, running: _Running) -> None:
         if running.wake is not None:

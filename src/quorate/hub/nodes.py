@@ -3,7 +3,7 @@
 Here: one entry for each node that has been heard of. Not here: whom to ask (`protocol/quorum`).
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,7 +22,8 @@ _WAITS = "its vault was an older copy; it serves again when its domains have new
 @dataclass(slots=True)
 class Node:
     """What one node said last. `epochs`: of each domain, its current epoch and that epoch's configuration hash, empty
-    where no shard of it serves there; `retired`: epochs of which it has a shard that serves nothing.
+    where no shard of it serves there; `retired`: epochs of which it has a shard that serves nothing; `worn`: domains
+    whose shard there has given most of its answers. `version`: of these three, as the node counts it.
     """
 
     state: str = "starting"
@@ -31,8 +32,10 @@ class Node:
     open_sessions: int = 0
     sequence: int = 0
     generation: int = 0
-    epochs: Mapping[DomainId, tuple[int, bytes]] = field(default_factory=dict)
-    retired: Mapping[DomainId, frozenset[int]] = field(default_factory=dict)
+    version: int = 0
+    epochs: dict[DomainId, tuple[int, bytes]] = field(default_factory=dict)
+    retired: dict[DomainId, frozenset[int]] = field(default_factory=dict)
+    worn: set[DomainId] = field(default_factory=set)
     heard: Instant = float("-inf")
     linked: bool = False
 
@@ -40,27 +43,45 @@ class Node:
         return self.linked and now - self.heard < LIVE_SECONDS
 
 
-class Nodes:
-    """`on_change(node)` is called for every heartbeat, and when a node is not live any more."""
+Domains = Set[DomainId] | None
+"""None: all of them."""
 
-    def __init__(self, now: Callable[[], Instant], on_change: Callable[[NodeId], None]) -> None:
+
+class Nodes:
+    """`on_change(node, domains)` is called for every heartbeat, with the domains of whose epochs it says something new;
+    with None when a node became live, or is not live any more. `ask_again(node)`: it is to say all of its epochs.
+    """
+
+    def __init__(
+        self,
+        now: Callable[[], Instant],
+        on_change: Callable[[NodeId, Domains], None],
+        ask_again: Callable[[NodeId], None],
+    ) -> None:
         self._now = now
         self._on_change = on_change
+        self._ask_again = ask_again
         self._live: set[NodeId] = set()
         self._zones: dict[NodeId, str] = {}
         self.active: frozenset[NodeId] = frozenset()
         """Whom the roster lists as such."""
+        self._retired: set[NodeId] = set()
         self.known: dict[NodeId, Node] = {}
         self.behind: dict[NodeId, str] = {}
         """Nodes that are not heard, for they showed an older copy of their vault; and what they showed."""
 
     def register(self, dispatch: Dispatch) -> None:
-        dispatch.on("node/heartbeat", 8, self._on_heartbeat, hub_only=False)
+        dispatch.on("node/heartbeat", 9, self._on_heartbeat, hub_only=False)
 
     def use_roster(self, entries: Iterable[Mapping[str, Any]]) -> None:
         listed = list(entries)
         self._zones = {NodeId(entry["name"]): entry["zone"] for entry in listed}
         self.active = frozenset(NodeId(entry["name"]) for entry in listed if entry["standing"] == "active")
+        self._retired = {NodeId(entry["name"]) for entry in listed if entry["standing"] == "retired"}
+
+    def is_retired(self, name: NodeId) -> bool:
+        """It was signed out of the fleet, for good."""
+        return name in self._retired
 
     def zone(self, name: NodeId) -> str:
         """As the operator signed it: a node does not choose its own."""
@@ -74,8 +95,9 @@ class Nodes:
         node = self.known.setdefault(name, Node())
         node.linked = False
         node.sequence = 0
+        node.version = 0
         self._live.discard(name)
-        self._on_change(name)
+        self._on_change(name, None)
 
     def is_quarantined(self, name: NodeId) -> bool:
         """It, or what it says, shows that its vault is an older copy."""
@@ -97,24 +119,41 @@ class Nodes:
     def took_up(self, name: NodeId, domain: DomainId, epoch: int, configuration: bytes) -> None:
         """The node has proven that it holds an epoch; its next heartbeat will say so."""
         node = self.known.setdefault(name, Node())
-        node.epochs = {**node.epochs, domain: (epoch, configuration)}
-        self._on_change(name)
+        node.epochs[domain] = (epoch, configuration)
+        self._on_change(name, {domain})
 
     def tick(self) -> None:
         """Finds those that fell silent."""
         for name in self._live - self.live:
             self._live.discard(name)
-            self._on_change(name)
+            self._on_change(name, None)
 
     def _on_heartbeat(self, sender: NodeId, fields: Fields) -> None:
-        state, kms, clock_ms, open_sessions, sequence, generation, epochs, retired = fields
+        state, kms, clock_ms, open_sessions, sequence, generation, since, version, rows = fields
         node = self.known.setdefault(sender, Node())
         node.state, node.kms = str(state), bool(kms)
         node.clock_ms, node.open_sessions = int(clock_ms), int(open_sessions)
         node.sequence, node.generation = int(sequence), int(generation)
-        node.epochs = {DomainId(name): (int(epoch), bytes(hash_)) for name, epoch, hash_ in epochs}
-        node.retired = {DomainId(name): frozenset(map(int, numbers)) for name, numbers in retired}
+        changed = self._take(sender, node, int(since), int(version), rows)
         node.heard = self._now()
-        if node.linked:
+        if node.linked and sender not in self._live:
             self._live.add(sender)
-        self._on_change(sender)
+            changed = None
+        self._on_change(sender, changed)
+
+    def _take(self, sender: NodeId, node: Node, since: int, version: int, rows: Fields) -> Domains:
+        """What the node says of its epochs: what has changed `since` the version that is known here, or all (0)."""
+        if since and since != node.version:
+            self._ask_again(sender)
+            return frozenset()
+        if not since:
+            node.epochs, node.retired, node.worn = {}, {}, set()
+        changed = set()
+        for name, epoch, hash_, retired, worn in rows:
+            domain = DomainId(name)
+            changed.add(domain)
+            node.epochs[domain] = (int(epoch), bytes(hash_))
+            node.retired[domain] = frozenset(map(int, retired))
+            (node.worn.add if worn else node.worn.discard)(domain)
+        node.version = version
+        return changed if since else None

@@ -33,7 +33,7 @@ from quorate.hub.enrolment import Enrolments
 from quorate.hub.epochs import Domain, Epochs
 from quorate.hub.fleet_key import FleetKeys
 from quorate.hub.journal import MAX_REASON, Journal
-from quorate.hub.nodes import QUARANTINED, Nodes
+from quorate.hub.nodes import QUARANTINED, Domains, Nodes
 from quorate.hub.nodes import Node as KnownNode
 from quorate.hub.records import Records
 from quorate.hub.rotation import Rotations
@@ -127,10 +127,11 @@ class Hub:
         self._ready = False
         self._failed = False
         self._info = hsm.module.verify(directory.fleet_info.read_bytes())
+        self._ready_of: dict[NodeId, frozenset[DomainId]] = {}
         self._locks: dict[tuple[DomainId, NodeId], set[asyncio.Future[None]]] = {}
 
         self._journal = journal = Journal(audit)
-        self._nodes = Nodes(time.monotonic, self._on_node)
+        self._nodes = Nodes(time.monotonic, self._on_node, self._ask_again)
         dispatch = Dispatch()
         self._fleet = Fleet(
             hsm,
@@ -302,24 +303,36 @@ class Hub:
         )
         self._fleet.spawn(self._journal.note("rolled_back", boot=seen["boot"], generation=seen["generation"]))
 
-    def _on_node(self, node: NodeId) -> None:
+    def _on_node(self, node: NodeId, domains: Domains) -> None:
         known = self._nodes.known[node]
         if self._nodes.is_live(node):
-            ready = frozenset(
-                domain.domain
-                for domain in self._epochs.domains.values()
-                if known.epochs.get(domain.domain) == (domain.epoch, domain.configuration)
-            )
+            ready = self._ready_in(node, domains)
             self._sessions.feed(session.NodeUp(node, self._nodes.zone(node), known.open_sessions, ready))
         else:
             self._sessions.feed(session.NodeDown(node))
-        self._epochs.node_changed(node)
+        self._epochs.node_changed(node, domains)
         self._records.node_changed(node)
+
+    def _ready_in(self, node: NodeId, domains: Domains) -> frozenset[DomainId]:
+        """The domains whose current epoch the node holds; `domains`: where that may have changed."""
+        held, known = self._nodes.known[node].epochs, self._epochs.domains
+        before = frozenset() if domains is None else self._ready_of.get(node, frozenset())
+        looked_at = known.keys() if domains is None else domains & known.keys()
+        if looked_at or domains is None:
+            now = {
+                name for name in looked_at if held.get(name) == (known[name].epoch, known[name].configuration)
+            }
+            self._ready_of[node] = (before - looked_at) | now
+        return self._ready_of.get(node, frozenset())
+
+    def _ask_again(self, node: NodeId) -> None:
+        with contextlib.suppress(LinkDown, _core.CoreError):
+            self._fleet.post(node, "node/again")
 
     def _on_commit(self, domain: Domain) -> None:
         self._sessions.feed(domain.event)
         for node in self._nodes.live:
-            self._on_node(node)
+            self._on_node(node, {domain.domain})
 
     def _on_dropped(self, _sharing: DomainId) -> None:
         """Nobody is ready for sessions of it any more."""
@@ -525,10 +538,7 @@ class Hub:
         return self._domain_status(name)
 
     def charter(self, domain: str) -> dict[str, Any]:
-        for statement in self._hsm.module.records("charter"):
-            if _core.view_approved(statement)["domain"] == domain:
-                return {"charter": statement}
-        return {"charter": None}
+        return {"charter": self._epochs.charter(DomainId(domain))}
 
     async def lock(self, domain: str) -> dict[str, Any]:
         """Drops every lease of the domain now; nodes that cannot be reached lose theirs by time."""

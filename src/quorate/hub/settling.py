@@ -17,7 +17,7 @@ from quorate.host.dispatch import Dispatch, Dropped, Fields
 from quorate.host.fleet import Fleet
 from quorate.hsm import Hsm
 from quorate.hub.journal import Journal
-from quorate.hub.nodes import Nodes
+from quorate.hub.nodes import Domains, Nodes
 from quorate.ids import DomainId, NodeId
 from quorate.protocol import epoch_settling as settling
 from quorate.protocol.epoch_change import NodeDown, NodeUp, TimePassed
@@ -56,7 +56,9 @@ class _Of:
 
 
 class Settlings:
-    """`on_settled(domain, epoch)` is called when all members hold the epoch and nothing before it is left."""
+    """`on_settled(domain, epoch)` is called when all members hold the epoch and nothing before it is left; `on_gone`
+    when an earlier epoch is proven to be erased everywhere.
+    """
 
     def __init__(
         self,
@@ -66,6 +68,7 @@ class Settlings:
         database: Database,
         nodes: Nodes,
         on_settled: Callable[[DomainId, int], None],
+        on_gone: Callable[[DomainId], None],
     ) -> None:
         self._hsm = hsm
         self._fleet = fleet
@@ -73,6 +76,7 @@ class Settlings:
         self._database = database
         self._nodes = nodes
         self._on_settled = on_settled
+        self._on_gone = on_gone
         self._loop = asyncio.get_running_loop()
         self._of: dict[DomainId, _Of] = {}
         self._earlier: dict[DomainId, dict[int, Committed]] = {}
@@ -193,15 +197,32 @@ class Settlings:
         """Members that have not shown that they hold their share of the current epoch."""
         return self._of[domain].machine.late
 
+    def needed(self, domain: DomainId) -> tuple[int, list[int]]:
+        """Which commits must stay on record: all from the first one on, and of those before it the ones listed.
+
+        A member that has a share of an earlier epoch believes a later one only if it can follow from commit to commit.
+        One that was retired from the fleet never comes back: what it owes is only counted.
+        """
+        erased, earlier = self._erased.get(domain, {}), self._earlier.get(domain, {})
+        awaited = [
+            epoch
+            for epoch, each in earlier.items()
+            if any(
+                erased.get(node, 0) <= epoch and not self._nodes.is_retired(node) for _, node in each.shards
+            )
+        ]
+        return min([*awaited, self._of[domain].committed.epoch]), sorted(earlier)
+
     # Events.
 
-    def node_changed(self, node: NodeId) -> None:
-        """It became live or silent, or said which epochs it is in."""
+    def node_changed(self, node: NodeId, domains: Domains) -> None:
+        """It became live or silent (None), or said in which epochs of these domains it is."""
         live = self._nodes.is_live(node)
         if not live:
             for key in [key for key in self._shown if key[0] == node]:
                 del self._shown[key]
-        for of in list(self._of.values()):
+        names = self._of.keys() if domains is None else domains & self._of.keys()
+        for of in [self._of[name] for name in names]:
             if live != (node in of.machine.live):
                 self._feed(of, NodeUp(node) if live else NodeDown(node))
             if live:
@@ -262,15 +283,18 @@ class Settlings:
             await self._database.put_erasure(domain.value, sender.value, below, statement)
             await self._journal.note("erased", domain=domain.value, node=sender.value, below=below)
             self._erased.setdefault(domain, {})[sender] = below
-            self._prune(domain)
+            if self._prune(domain):
+                self._on_gone(domain)
         if below == of.committed.epoch:
             self._feed(of, settling.ErasedCame(sender))
 
-    def _prune(self, domain: DomainId) -> None:
-        """Forgets the committees of epochs that are gone everywhere."""
+    def _prune(self, domain: DomainId) -> bool:
+        """Forgets the committees of epochs that are gone everywhere; whether there was one."""
         debts, earlier = self.debts(domain), self._earlier.get(domain, {})
-        for epoch in [epoch for epoch in earlier if debts[epoch] == 0]:
+        gone = [epoch for epoch in earlier if debts[epoch] == 0]
+        for epoch in gone:
             del earlier[epoch]
+        return bool(gone)
 
     # The machines.
 

@@ -1,12 +1,13 @@
 """The member's side of epochs, carried out: `protocol/member` decides, the module acts, the hub hears of it.
 
-Here: which epochs are current in this node, and who is in their committees.
+Here: which epochs are current in this node, who is in their committees, and what of it the hub has not heard.
 Not here: whether a plan or a certificate is good (the module).
 """
 
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from quorate import _core
 from quorate.host.dispatch import Dispatch, Fields
@@ -35,7 +36,9 @@ class Current:
 
 
 class Epochs:
-    """`on_change(domain)` is called when a domain's current epoch changes, `on_erased` when earlier ones are gone."""
+    """`on_change(domain)` is called when a domain's current epoch changes, `on_news` when there is something else to
+    tell the hub: earlier epochs are gone, or a shard is worn.
+    """
 
     def __init__(
         self,
@@ -43,17 +46,23 @@ class Epochs:
         fleet: Fleet,
         journal: Journal,
         on_change: Callable[[DomainId], None],
-        on_erased: Callable[[], None],
+        on_news: Callable[[], None],
     ) -> None:
         self._hsm = hsm
         self._fleet = fleet
         self._journal = journal
         self._on_change = on_change
-        self._on_erased = on_erased
+        self._on_news = on_news
         self._machine = member.Member()
         self.current: dict[DomainId, Current] = {}
         self.retired: dict[DomainId, list[int]] = {}
         """Epochs of which a shard is here that serves nothing: earlier ones, and what an older copy brought back."""
+        self._worn: set[DomainId] = set()
+        self.version = 0
+        """Counts changes of these."""
+        self._untold: set[DomainId] = set()
+        self._told = 0
+        """The version that the hub has heard of; 0 where it has to hear of all."""
         self.refresh()
 
     def register(self, dispatch: Dispatch) -> None:
@@ -65,23 +74,70 @@ class Epochs:
         dispatch.on("epoch/erase", 1, self._on_erase, queued=True)
         dispatch.on("epoch/abort", 2, self._on_abort, queued=True)
 
-    def refresh(self) -> None:
-        """Reads from the module what is current."""
-        found: dict[DomainId, Current] = {}
-        self.retired = {}
-        for epoch in self._hsm.module.epochs():
-            domain, number = DomainId(epoch["domain"]), Epoch(epoch["epoch"])
-            if epoch["state"] == "retired" or (epoch["barred"] and epoch["state"] == "current"):
-                self.retired.setdefault(domain, []).append(number.value)
+    def refresh(self, only: DomainId | None = None) -> None:
+        """Reads from the module what is current; of all domains, or of one."""
+        listed = self._hsm.module.epochs(None if only is None else only.value)
+        of: dict[DomainId, list[dict[str, Any]]] = {}
+        for epoch in listed:
+            of.setdefault(DomainId(epoch["domain"]), []).append(epoch)
+        for domain, epochs in of.items():
+            self._read(domain, epochs)
+        self.version += 1
+
+    def _read(self, domain: DomainId, epochs: list[dict[str, Any]]) -> None:
+        self._untold.add(domain)
+        idle = [
+            each["epoch"]
+            for each in epochs
+            if each["state"] == "retired" or (each["barred"] and each["state"] == "current")
+        ]
+        self.retired.pop(domain, None)
+        if idle:
+            self.retired[domain] = idle
+        self._worn.discard(domain)
+        for epoch in epochs:
             if epoch["state"] != "current":
                 continue
             plan = _core.view(_core.view(epoch["statement"])["plan"])
             committee = frozenset(NodeId(seat["node"]) for seat in plan["committee"])
-            serves = bool(epoch["indices"]) and not epoch["barred"]
-            found[domain] = Current(
-                domain, number, epoch["configuration"], committee, serves, epoch["barred"]
-            )
-        self.current = found
+            barred = bool(epoch["barred"])
+            serves = bool(epoch["indices"]) and not barred
+            number = Epoch(epoch["epoch"])
+            self.current[domain] = Current(domain, number, epoch["configuration"], committee, serves, barred)
+            if serves and epoch["worn"]:
+                self._worn.add(domain)
+
+    # What the hub hears.
+
+    def tell_all(self) -> None:
+        """The hub knows nothing of this node's epochs, or not what it should."""
+        self._told = 0
+
+    def news(self) -> tuple[int, int, list[list[Any]]]:
+        """For a heartbeat: the version that the hub must have heard of, the present one, and what has changed between;
+        all there is where the first is 0. A message on a link is neither lost nor late, so it is told once.
+        """
+        since, self._told = self._told, self.version
+        wanted = self.current if since == 0 else self._untold & self.current.keys()
+        rows = [self._row(self.current[domain]) for domain in sorted(wanted)]
+        self._untold.clear()
+        return since, self.version, rows
+
+    def _row(self, current: Current) -> list[Any]:
+        domain = current.domain
+        return [
+            domain.value,
+            current.epoch.value,
+            current.configuration if current.serves else b"",
+            self.retired.get(domain, []),
+            domain in self._worn,
+        ]
+
+    def used(self, domain: DomainId) -> None:
+        """A shard of the domain has answered; once it is worn, the hub is told, and refreshes early."""
+        if domain not in self._worn and self.serves(domain) and self._hsm.module.is_worn(domain.value):
+            self.refresh(domain)
+            self._on_news()
 
     @property
     def newest(self) -> dict[DomainId, Current]:
@@ -184,8 +240,8 @@ class Epochs:
         domain = DomainId(seen["domain"])
         if domain in self.retired:  # else it is said again
             self._journal.epoch(domain, int(seen["below"]), "erased")
-            self.refresh()
-            self._on_erased()
+            self.refresh(domain)
+            self._on_news()
         return member.Erased(statement)
 
     async def _command(
@@ -208,14 +264,15 @@ class Epochs:
                 self._note(configuration, "opened")
                 return member.Opened(opening)
             case member.Activate(_, configuration, certificate, dealings):
-                before = self.current
+                domain = DomainId(_core.view(configuration)["domain"])
+                before = self.current.get(domain)
                 receipts = await self._hsm.slow(
                     module.activate, configuration, list(certificate), list(dealings)
                 )
-                self.refresh()
-                if self.current != before:
+                self.refresh(domain)
+                if self.current.get(domain) != before:
                     self._note(configuration, "activated" if receipts else "learnt")
-                    self._on_change(DomainId(_core.view(configuration)["domain"]))
+                    self._on_change(domain)
                 return member.Activated(configuration, tuple(receipts))
 
     def _note(self, configuration: bytes, step: str) -> None:

@@ -26,7 +26,9 @@ _SLOT_SECONDS = 1.2
 
 
 class Holder:
-    """`on_own(domain, session, called)` hears of grants for sessions of this node's own."""
+    """`on_own(domain, session, called)` hears of grants for sessions of this node's own, `on_use(domain)` of answers
+    that have left.
+    """
 
     def __init__(
         self,
@@ -34,11 +36,13 @@ class Holder:
         fleet: Fleet,
         journal: Journal,
         on_own: Callable[[DomainId, SessionId, Iterable[tuple[int, str]]], None],
+        on_use: Callable[[DomainId], None],
     ) -> None:
         self._module = hsm.module
         self._fleet = fleet
         self._journal = journal
         self._on_own = on_own
+        self._on_use = on_use
         self._open: dict[SessionId, asyncio.TimerHandle] = {}
 
     def register(self, dispatch: Dispatch) -> None:
@@ -78,6 +82,7 @@ class Holder:
             _log.critical("no shard leaves without its audit line: %s", why)
             return
         self._post(requester, "session/answer", answer)
+        self._on_use(domain)
 
     def _show_commit(self, requester: NodeId, domain: str, epoch: int) -> None:
         """Who asks for an older epoch is shown that it is over, instead of a shard (attack N48)."""

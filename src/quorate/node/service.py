@@ -47,6 +47,8 @@ _log = logging.getLogger(__name__)
 HEARTBEAT_SECONDS = 0.25
 _SYNC_SECONDS = 1.0
 """How long the KMS port waits for the hub's records before it opens with those that are here."""
+_SHOW_SECONDS = 1.0
+"""From one look at the domains for run.json to the next, at least."""
 _CORRUPT = "QUORATE_TESTING_CORRUPT_ANSWERS"
 
 
@@ -124,6 +126,8 @@ class Node:
         self._failed = False
         self._hub_boot: int | None = None
         self._started = time.monotonic()
+        self._shown: list[dict[str, Any]] = []
+        self._shown_at = float("-inf")
         module = hsm.module
         self._info = module.verify(directory.fleet_info.read_bytes())
 
@@ -140,7 +144,7 @@ class Node:
         self._journal = Journal(audit, self._fleet.spawn)
         self._epochs = Epochs(hsm, self._fleet, self._journal, self._on_epoch, self._changed.set)
         self._sessions = Sessions(hsm, self._fleet, self._journal, self._changed.set)
-        self._holder = Holder(hsm, self._fleet, self._journal, self._sessions.granted)
+        self._holder = Holder(hsm, self._fleet, self._journal, self._sessions.granted, self._epochs.used)
         self._records = Records(hsm, self._fleet, self._changed.set)
         fleet_keys = FleetKeys(hsm, self._fleet, self._journal, self._records.retry_refused)
         backend = NodeBackend(module, self._sessions, self._records, self._epochs, self._journal, time.time)
@@ -173,6 +177,7 @@ class Node:
             part.register(dispatch)
         dispatch.on("fleet/roster", 2, self._on_roster, queued=True)
         dispatch.on("domain/lock", 1, self._on_lock)
+        dispatch.on("node/again", 0, self._on_again)
 
     async def run(self) -> int:
         loop = asyncio.get_running_loop()
@@ -268,10 +273,6 @@ class Node:
         if not self._fleet.is_up(HUB):
             return
         module = self._hsm.module
-        epochs = [
-            [current.domain.value, current.epoch.value, current.configuration if current.serves else b""]
-            for current in self._epochs.current.values()
-        ]
         try:
             self._fleet.post(
                 HUB,
@@ -282,18 +283,21 @@ class Node:
                 self._holder.open_sessions + self._sessions.open_sessions,
                 self._records.sequence,
                 module.generation,
-                epochs,
-                [[domain.value, numbers] for domain, numbers in self._epochs.retired.items()],
+                *self._epochs.news(),
             )
         except (LinkDown, _core.CoreError) as why:
+            self._epochs.tell_all()
             _log.debug("no heartbeat: %s", why)
 
-    def _write_state(self) -> None:
-        module = self._hsm.module
-        domains: list[dict[str, Any]] = []
+    def _domains(self) -> list[dict[str, Any]]:
+        """There may be a thousand: looked at no more often than people do."""
+        now = time.monotonic()
+        if now < self._shown_at + _SHOW_SECONDS:
+            return self._shown
+        self._shown, self._shown_at = [], now
         for current in self._epochs.newest.values():
-            lease = module.lease(current.domain.value)
-            domains.append(
+            lease = self._hsm.module.lease(current.domain.value)
+            self._shown.append(
                 {
                     "name": current.domain.base.value,
                     "key_version": current.domain.key_version,
@@ -301,6 +305,10 @@ class Node:
                     "lease_seconds": None if lease is None else lease["seconds_left"],
                 }
             )
+        return self._shown
+
+    def _write_state(self) -> None:
+        module = self._hsm.module
         state = {
             "pid": os.getpid(),
             "name": self._settings.name,
@@ -314,7 +322,7 @@ class Node:
             "messages": module.opened_versions(),
             "log_level": self._log_level.current,
             "log_level_configured": self._log_level.configured,
-            "domains": domains,
+            "domains": self._domains(),
         }
         try:
             self._run_state.write(state)
@@ -326,6 +334,7 @@ class Node:
     def _on_greeted(self, peer: NodeId) -> None:
         _log.info("%s is connected", peer)
         if peer == HUB:
+            self._epochs.tell_all()
             boot = self._hsm.module.peer_boot(HUB.value)
             if boot != self._hub_boot:
                 self._hub_boot = boot
@@ -362,6 +371,11 @@ class Node:
             replace_file(self._directory.fleet_info, info)
         self._fleet.use_roster()
         await self._records.retry_refused()
+        self._changed.set()
+
+    def _on_again(self, _sender: NodeId, _fields: Fields) -> None:
+        """The hub has not heard of what the last heartbeat went on from."""
+        self._epochs.tell_all()
         self._changed.set()
 
     def _on_lock(self, _sender: NodeId, fields: Fields) -> None:

@@ -168,7 +168,8 @@ class Sessions:
     def _node_up(self, event: NodeUp, now: Instant) -> list[Action]:
         before = self._nodes.get(event.node)
         self._nodes[event.node] = event
-        return [] if before is not None and before.ready == event.ready else self._serve(now)
+        same = before is not None and (before.ready is event.ready or before.ready == event.ready)
+        return [] if same else self._serve(now)
 
     def _node_down(self, node: NodeId, now: Instant) -> list[Action]:
         if self._nodes.pop(node, None) is None:

@@ -339,6 +339,13 @@ class Database:
             if not changed.rowcount:
                 await connection.execute(insert(attempts).values(domain=domain, epoch=epoch, **columns))
 
+    async def forget_attempts(self, domain: str, below: int, keep: Sequence[int]) -> None:
+        """Removes what is over of a domain's attempts under numbers below `below`, but for those in `keep`."""
+        async with self._writing() as connection:
+            over = attempts.c.phase.in_(("committed", "closed", "aborted"))
+            here = (attempts.c.domain == domain) & (attempts.c.epoch < below) & over
+            await connection.execute(delete(attempts).where(here, attempts.c.epoch.not_in(keep)))
+
     async def attempts(self) -> list[AttemptRow]:
         """All of them, each domain's in the order of their epochs."""
         return await self._attempts()

@@ -18,7 +18,7 @@ from quorate.hub.changes import Changes
 from quorate.hub.enrolment import Enrolments
 from quorate.hub.epochs import Domain, Epochs
 from quorate.hub.journal import Journal
-from quorate.hub.nodes import Nodes
+from quorate.hub.nodes import Domains, Nodes
 from quorate.hub.records import Records
 from quorate.ids import HUB, NodeId
 from quorate.store.database import Database
@@ -128,29 +128,28 @@ class Parts:
         node = NodeId(name)
         self.fleet.up.add(node)
         self.nodes.greeted(node)
-        epochs: list[Any] = []
-        retired: dict[str, list[int]] = {}
-        for each in self.modules[name].epochs() if name in self.modules else ():
-            if each["state"] == "current":
-                serves = each["indices"] and not each["barred"]
-                epochs.append([each["domain"], each["epoch"], each["configuration"] if serves else b""])
+        listed = self.modules[name].epochs() if name in self.modules else []
+        idle: dict[str, list[int]] = {}
+        for each in listed:
             if each["state"] == "retired" or (each["barred"] and each["state"] == "current"):
-                retired.setdefault(each["domain"], []).append(each["epoch"])
-        state = "quarantined" if any(each["barred"] for each in self._current(name)) else "ready"
-        self.nodes._on_heartbeat(node, [state, True, 0, 0, sequence, 1, epochs, list(retired.items())])
+                idle.setdefault(each["domain"], []).append(each["epoch"])
+        rows: list[Any] = []
+        current = [each for each in listed if each["state"] == "current"]
+        for each in current:
+            serves = each["indices"] and not each["barred"]
+            here = each["configuration"] if serves else b""
+            rows.append([each["domain"], each["epoch"], here, idle.get(each["domain"], []), each["worn"]])
+        state = "quarantined" if any(each["barred"] for each in current) else "ready"
+        self.nodes._on_heartbeat(node, [state, True, 0, 0, sequence, 1, 0, 1, rows])
 
-    def _current(self, name: str) -> list[Any]:
-        known = self.modules[name].epochs() if name in self.modules else []
-        return [each for each in known if each["state"] == "current"]
-
-    def charter(self, domain: str, *names: str) -> bytes:
+    def charter(self, domain: str, *names: str, uses: int = 1000) -> bytes:
         return self.operator.charter(
             domain=domain,
             allowed=[(name, "holder") for name in names],
             threshold_floor=2,
             mode="reconstruct",
             dealer="hub",
-            uses_per_epoch=1000,
+            uses_per_epoch=uses,
             rate_per_second=100,
             burst=100,
             lease_seconds=30,
@@ -181,14 +180,14 @@ async def with_parts(directory: Path, work: Work) -> None:
     audit = AuditLog(directory / "audit.log", now=lambda: datetime.now(UTC))
     journal = Journal(audit)
 
-    def on_node(node: NodeId) -> None:
+    def on_node(node: NodeId, domains: Domains) -> None:
         records.node_changed(node)
-        epochs.node_changed(node)
+        epochs.node_changed(node, domains)
 
     def on_roster() -> None:
         parts.rosters += 1
 
-    nodes = Nodes(lambda: parts.now, on_node)
+    nodes = Nodes(lambda: parts.now, on_node, lambda node: fleet.post(node, "node/again"))
     records = Records(hsm, any_fleet, journal, database, nodes, lambda: parts.wall)
     committed: list[Domain] = []
     epochs = Epochs(hsm, any_fleet, journal, database, nodes, committed.append)

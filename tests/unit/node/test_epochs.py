@@ -158,3 +158,19 @@ def test_erase_is_proven_to_the_hub_and_noted_once(in_epoch_two: Callable[[Work]
         assert (statement["signer"], statement["domain"], statement["below"]) == ("a", "payroll", 2)
 
     in_epoch_two(work)
+
+
+def test_hub_is_told_of_all_epochs_once_and_then_of_changes(in_epoch_two: Callable[[Work], None]) -> None:
+    async def work(_hub: Any, _members: Members, a: Node) -> None:
+        since, version, rows = a.epochs.news()
+        assert (since, [row[:2] for row in rows]) == (0, [["payroll", 1]])
+        assert a.epochs.news() == (version, version, [])
+        await a.epochs._on_commit(HUB, a.last("epoch/commit"))
+        configuration = a.epochs.current[PAYROLL].configuration
+        since, later, rows = a.epochs.news()
+        assert (since, rows) == (version, [["payroll", 2, configuration, [1], False]])
+        assert a.epochs.news() == (later, later, [])
+        a.epochs.tell_all()
+        assert a.epochs.news() == (0, later, rows)
+
+    in_epoch_two(work)
