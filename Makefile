@@ -4,7 +4,7 @@ PY := .venv/bin/python
 FILE ?=
 export CARGO_TARGET_DIR := $(CURDIR)/core/target
 
-.PHONY: help setup demo test check rust simulate mutants bench soak attacks lock testing-core wheel clean
+.PHONY: help setup demo test check rust simulate mutants bench bench-domains soak attacks lock testing-core wheel clean
 
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -36,6 +36,9 @@ test: check rust testing-core ## every test; CI calls exactly this
 bench: setup ## every promised figure, measured in one run: a table, and JSON (JSON=…, core/target/bench.json)
 	@scripts/bench-peer.sh
 	$(PY) bench/run.py --peer .venv/peer/bin/moto_server --json $(or $(JSON),core/target/bench.json)
+
+bench-domains: setup ## a thousand domains: what refreshing all of them costs clients (DOMAINS=1000, JSON=FILE)
+	$(PY) bench/domains.py --domains $(or $(DOMAINS),1000) $(if $(JSON),--json "$(JSON)")
 
 simulate: testing-core ## epoch changes under crashes, partitions and liars on virtual time (SCHEDULES=1000, SEED=1, JOBS=1, ALSO=all)
 	@PYTHONPATH=.venv/testing:. $(PY) -m tests.simulation \

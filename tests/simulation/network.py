@@ -15,7 +15,7 @@ from quorate.wire.links import LinkDown
 
 from .loop import VirtualLoop
 
-QUIET = "node/heartbeat"
+QUIET = ("node/heartbeat", "link/mark")
 """Not worth a line in the trace."""
 
 
@@ -130,7 +130,7 @@ class Network:
         if sender in link.blocked:
             link.held.append((sender, kind, body))
             return
-        if kind != QUIET:
+        if kind not in QUIET:
             self._note(f"{sender} → {to.name}: {kind}")
         to.receive(sender, kind, body)
 

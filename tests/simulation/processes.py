@@ -210,6 +210,9 @@ class Hub(Process):
         self.changes = Changes(self.epochs, rows, self.nodes)
         self.nodes.register(self.dispatch)
         self.epochs.register(self.dispatch)
+        self.dispatch.on(
+            "link/mark", 1, lambda sender, fields: self._note_mark(sender, fields[0]), hub_only=False
+        )
         self.nodes.use_roster(module.entries())
 
     def begin(self) -> None:
@@ -229,6 +232,7 @@ class Hub(Process):
         while not self.module.failed and not self.database.failed.done():
             self.nodes.tick()
             self.changes.tick()
+            await self.hsm.slow(self.module.keep_marks)
             await asyncio.sleep(TICK_SECONDS)
         self.world.stop(HUB, "its vault or its database failed")
 
@@ -238,7 +242,23 @@ class Hub(Process):
         super().receive(sender, kind, body)
 
     def greeted(self, peer: NodeId) -> None:
+        node = self.world.processes[peer]
+        if node.alive and not node.module.failed:
+            self._note_mark(peer, node.module.mark())
         self.nodes.greeted(peer)
+
+    def _note_mark(self, sender: NodeId, mark: bytes) -> None:
+        """What `host.fleet.Fleet` does with a hello, and between hellos."""
+        if not self.alive or self.module.failed:
+            return
+        try:
+            self.module.note_mark(sender.value, mark)
+        except _core.CoreError as why:
+            later, node = self.module.mark_of(sender.value), self.world.processes[sender]
+            if why.code != "rolled_back" or later is None:
+                raise
+            if isinstance(node, Node) and node.alive and not node.module.failed:
+                node.show(later)
 
     def lost(self, peer: NodeId) -> None:
         self.nodes.lost(peer)
@@ -262,6 +282,7 @@ class Node(Process):
         super().__init__(world, name, disk, module)
         self._hub_boot: int | None = None
         self._linked = False
+        self._told = 0
         journal = cast(NodeJournal, storage.NodeJournal())
         self.epochs = NodeEpochs(cast(Hsm, self.hsm), self.fleet, journal, lambda _: self._soon(), self._soon)
         self.epochs.register(self.dispatch)
@@ -286,6 +307,12 @@ class Node(Process):
             self.epochs.show()
         self._soon()
 
+    def show(self, later: bytes) -> None:
+        """It runs on an older copy of its vault, as its own later mark proves."""
+        if self.run(self.module.take_evidence, later):
+            self.world.note(f"{self.name} runs on an older copy")
+            self.epochs.refresh()
+
     def lost(self, peer: NodeId) -> None:
         self._linked = False
 
@@ -304,6 +331,9 @@ class Node(Process):
             self.port.post(
                 HUB, "node/heartbeat", "ready", True, clock_ms, 0, 0, self.module.generation, *self.claims()
             )
+            if self._told != self.module.generation:
+                self._told = self.module.generation
+                self.port.post(HUB, "link/mark", self.module.mark())
 
 
 def domain() -> DomainId:

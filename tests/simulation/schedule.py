@@ -81,6 +81,8 @@ class Schedule:
         }
         self._kinds |= {"refresh": 7, "session": 2}
         self._faulty = 0
+        self._went_back: NodeId | None = None
+        """Whose disk went back to an older copy."""
         self._refreshed = False
         self._asking = False
         self._old_rows: storage.Store | None = None
@@ -242,6 +244,7 @@ class Schedule:
             self._faulty += 1
         elif self._old_vault is not None and self._may_roll_back and self._rng.random() < 0.5:
             self._may_roll_back = False
+            self._went_back = self._old_vault[0]
             self._world.roll_back(*self._old_vault)
 
     def _evil(self) -> None:
@@ -301,6 +304,10 @@ class Schedule:
             return self._ask_for_refresh()  # what one that lied has not, nobody knows of
         for index, node in known.shards:
             held = [e for e in world.processes[node].module.epochs() if e["state"] == "current"]
+            if held and held[0]["epoch"] < hub.epochs.settlings.erased_below(domain(), node):
+                # It lied, or its disk went back unseen. Nobody keeps what would lead it on: it is to be replaced.
+                assert node in world.liars or self._went_back == node
+                continue
             if not held or held[0]["configuration"] != known.configuration or index not in held[0]["indices"]:
                 return f"{node} does not hold index {index} of epoch {known.epoch}"
         if debts := {epoch: debt for epoch, debt in hub.epochs.settlings.debts(domain()).items() if debt}:

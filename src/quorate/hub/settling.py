@@ -162,6 +162,10 @@ class Settlings:
             for epoch, earlier in self._earlier.get(domain, {}).items()
         }
 
+    def erased_below(self, domain: DomainId, node: NodeId) -> int:
+        """The node has proven that it holds nothing of an epoch of the domain under this number."""
+        return self._erased.get(domain, {}).get(node, 0)
+
     def earlier(self, domain: DomainId) -> list[Committed]:
         """Earlier epochs that are not proven to be erased everywhere, the newest first."""
         known = self._earlier.get(domain, {})
