@@ -8,13 +8,16 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+from botocore.exceptions import ClientError
 from tests.e2e import scanner
-from tests.e2e.fleet import Fleet, until
+from tests.e2e.fleet import Fleet, code_of, until
 
 TESTING = os.environ.get("QUORATE_TESTING_PATH", "")
 NAMES = ("hub", "node-1", "node-2", "node-3", "node-4", "node-5")
@@ -156,6 +159,45 @@ def test_n87_nothing_is_left_of_a_lease_that_ended_by_itself(watched: Watched) -
         what="empty arenas",
     )
     assert watched.search(watched.let_go()) == []
+
+
+def test_n59_a_lease_that_ended_while_the_process_stood_still_serves_nothing_afterwards(
+    watched: Watched,
+) -> None:
+    """A call waits in its socket when it goes on. The hub stands still, too, so that there is no new lease: the old
+    keys are erased, and the call is refused.
+    """
+    watched.cli("domain", "create", "paused", "--lease-seconds", "2")
+    kms = watched.client()
+    tags = [{"TagKey": "quorate:domain", "TagValue": "paused"}]
+    key = kms.create_key(Tags=tags)["KeyMetadata"]["KeyId"]
+    blob = kms.encrypt(KeyId=key, Plaintext=b"kept")["CiphertextBlob"]
+    busy = max(NAMES[1:], key=lambda name: len(scanner.arena(watched.pids[name])))
+    pid, hub = watched.pids[busy], watched.pids["hub"]
+    until(lambda: len(scanner.arena(pid)) <= STANDING + 1, what="the end of the first lease")
+    idle = scanner.arena(pid)
+    kms.decrypt(CiphertextBlob=blob)
+    over = time.monotonic() + 2.0
+    leased = scanner.arena(pid) - idle
+    assert leased, "another node has served"
+    os.kill(hub, signal.SIGSTOP)
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        with ThreadPoolExecutor(1) as pool:
+            waiting = pool.submit(kms.decrypt, CiphertextBlob=blob)
+            until(lambda: time.monotonic() > over, what="the end of the lease")
+            assert leased <= scanner.arena(pid), "it stands still, with the keys in its memory"
+            os.kill(pid, signal.SIGCONT)
+            with pytest.raises(ClientError) as refused:
+                waiting.result()
+            assert code_of(refused) == "KeyUnavailableException"
+        assert not leased & scanner.arena(pid)
+        assert scanner.Search({slot[:32] for slot in leased}).process(pid) == []
+    finally:
+        os.kill(pid, signal.SIGCONT)
+        os.kill(hub, signal.SIGCONT)
+    watched.until_live(5, "paused")
+    assert kms.decrypt(CiphertextBlob=blob)["Plaintext"] == b"kept"
 
 
 def test_n87_a_node_that_begins_to_stop_has_dropped_all_that_was_in_use(watched: Watched, key: str) -> None:
