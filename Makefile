@@ -4,7 +4,8 @@ PY := .venv/bin/python
 FILE ?=
 export CARGO_TARGET_DIR := $(CURDIR)/core/target
 
-.PHONY: help setup demo test check rust simulate mutants bench bench-domains soak attacks lock testing-core wheel clean
+.PHONY: help setup demo test check rust simulate mutants crashpoints bench bench-domains soak attacks lock testing-core wheel \
+	clean
 
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -46,6 +47,11 @@ simulate: testing-core ## epoch changes under crashes, partitions and liars on v
 
 mutants: testing-core ## mistakes on purpose, each of which the simulator must find
 	@PYTHONPATH=.venv/testing:. $(PY) -m tests.simulation.mutants --schedules $(or $(SCHEDULES),200)
+
+crashpoints: setup ## a process killed before and after each durable call (OPERATION=…, ROLE=…, EVERY=1, JOBS=2, POINT=…)
+	@scripts/system-packages.sh tests
+	@$(PY) -m tests.crashpoints --operation "$(OPERATION)" --role "$(ROLE)" --every $(or $(EVERY),1) \
+		--jobs $(or $(JOBS),2) --point "$(POINT)"
 
 soak: setup ## a fleet under checked load while nodes are killed (MINUTES=20, SEED=…, JSON=FILE)
 	$(PY) bench/soak.py --minutes $(or $(MINUTES),20) $(if $(SEED),--seed $(SEED)) $(if $(JSON),--json "$(JSON)")

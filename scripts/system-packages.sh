@@ -6,6 +6,7 @@ missing=""
 command -v cc >/dev/null 2>&1 || missing="$missing gcc libc6-dev"
 "$(dirname "$0")/find-python.sh" >/dev/null 2>&1 || missing="$missing python3 python3-venv"
 [ "${1:-}" != tests ] || command -v gcore >/dev/null 2>&1 || missing="$missing gdb"
+[ "${1:-}" != tests ] || command -v strace >/dev/null 2>&1 || missing="$missing strace"
 if [ -n "$missing" ]; then
     echo "setup: installing$missing" >&2
     as_root=""

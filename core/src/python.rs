@@ -480,6 +480,11 @@ impl PyModule_ {
         self.0.failed()
     }
 
+    #[getter]
+    fn failure(&self) -> Option<String> {
+        self.0.failure()
+    }
+
     fn pin(&self, py: Python<'_>, fleet_info: &[u8], operator: &[u8]) -> PyResult<()> {
         let operator = verify_key(py, operator)?;
         run(py, || self.0.pin(fleet_info, &operator))

@@ -147,6 +147,9 @@ class Module:
     @property
     def failed(self) -> bool:
         """True after a failed write or fsync: the process must stop."""
+    @property
+    def failure(self) -> str | None:
+        """Which file of the vault failed, why, and what to do, once a command has come upon it."""
 
     # --- enrolment, roster, fleet key
     def pin(self, fleet_info: bytes, operator: bytes) -> None: ...

@@ -66,6 +66,8 @@ async def attempt(fleet: Fleet, point: Point) -> Verdict:
         return Verdict(point, "stuck", str(why))
     except Lost as why:
         return Verdict(point, "lost", str(why))
+    except Exception as why:  # the other points are to be tried all the same
+        return Verdict(point, "stuck", repr(why))
     finally:
         fleet.kill_all()
 
@@ -90,11 +92,13 @@ async def _killed(fleet: Fleet, role: str, doing: "asyncio.Task[None]") -> bool:
     while time.monotonic() < deadline:
         if fleet.was_killed(role):
             return True
-        if doing.done() and not fleet.was_killed(role):
-            doing.result()
-            if await fleet.is_settled():
-                await asyncio.sleep(0.2)
-                return fleet.was_killed(role)
+        if doing.done() and (doing.exception() is not None or await fleet.is_settled()):
+            await asyncio.sleep(
+                0.2
+            )  # its end is noticed elsewhere first; and the last lines of the audit logs
+            if not fleet.was_killed(role):
+                doing.result()
+                return False
         await asyncio.sleep(0.01)
     raise Stuck("the operation came to no end")
 
@@ -110,14 +114,16 @@ async def _recover(
         await fleet.start(role)
     began = time.monotonic()
     try:
-        await asyncio.wait_for(doing, _GIVEN_UP)
+        await asyncio.wait_for(doing, PATIENCE)
     except TimeoutError:
         raise Stuck("the operation that was under way came to no end") from None
-    except Exception as why:
-        if isinstance(why, Lost):
-            raise
-    began = max(began, time.monotonic() - PATIENCE)
-    await _by_and_by(lambda: operation.finish(fleet, promise), "the operation's end")
+    except Lost:
+        raise
+    except Exception as why:  # it may fail in any way, and is finished below
+        told = str(why)
+    else:
+        told = "done"
+    await _by_and_by(lambda: operation.finish(fleet, promise), f"the end of the operation (it said: {told})")
     await until(fleet.is_settled, PATIENCE, "one epoch in all members, and nothing left to erase")
     seconds = time.monotonic() - began
     await _goes_on(fleet)

@@ -175,7 +175,7 @@ class Fleet:
     async def attach(self, role: str, strace: list[str]) -> None:
         """Puts strace on a process that runs; returns when it is there."""
         process = self.processes[role].popen
-        self.tracer = subprocess.Popen(
+        self.tracer = subprocess.Popen(  # noqa: ASYNC220 (it returns at once)
             [*strace, "-p", str(process.pid)], stderr=subprocess.PIPE, start_new_session=True
         )
         assert self.tracer.stderr is not None

@@ -81,6 +81,12 @@ impl Module {
         self.inner.lock().as_ref().is_some_and(|s| s.vault.is_failed())
     }
 
+    /// Which file of the vault failed, why, and what to do.
+    #[must_use]
+    pub fn failure(&self) -> Option<String> {
+        self.inner.lock().as_ref().and_then(|s| s.vault.failure().map(str::to_owned))
+    }
+
     pub fn fingerprint(&self) -> Result<Hash> {
         self.with(|s, _| Ok(s.public_keys().fingerprint()))
     }

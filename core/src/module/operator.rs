@@ -70,32 +70,34 @@ impl Operator {
         not_before: u64,
         mut rng: Box<dyn CryptoRng + Send>,
     ) -> Result<Self> {
-        let mut vault = Vault::create(dir, *root, &mut *rng)?;
-        let sign = Secret::<32>::random(&mut *rng)?;
-        let mut fleet = FleetId([0; 16]);
-        rng.fill_bytes(&mut fleet.0);
-        let authority = TlsAuthority::generate(Authority::Operator(fleet))?;
-        let tls_root = authority.root(ca_validity(not_before), &mut *rng)?.der;
-        let tls = authority.pkcs8();
-        let key = SigningKey::from_seed(sign);
-        let info = FleetInfo {
-            fleet,
-            operator: key.public(),
-            region: region.to_owned(),
-            account: account.to_owned(),
-            tls_root: root_hash(&tls_root),
-        };
-        let stored =
-            Stored { fleet_info: Bytes(statement::approve(&info, &fleet, &key)), tls_root: Bytes(tls_root) };
-        vault.commit(
-            &[
+        let (_, (fleet, sign, tls, stored)) = Vault::create(dir, *root, &mut *rng, |vault, rng| {
+            let sign = Secret::<32>::random(rng)?;
+            let mut fleet = FleetId([0; 16]);
+            rng.fill_bytes(&mut fleet.0);
+            let authority = TlsAuthority::generate(Authority::Operator(fleet))?;
+            let tls_root = authority.root(ca_validity(not_before), rng)?.der;
+            let tls = authority.pkcs8();
+            let key = SigningKey::from_seed(sign);
+            let info = FleetInfo {
+                fleet,
+                operator: key.public(),
+                region: region.to_owned(),
+                account: account.to_owned(),
+                tls_root: root_hash(&tls_root),
+            };
+            let stored = Stored {
+                fleet_info: Bytes(statement::approve(&info, &fleet, &key)),
+                tls_root: Bytes(tls_root),
+            };
+            let identity = [
                 Change::Put { table: IDENTITY, id: ONLY, value: &encode(&stored) },
                 Change::PutSecret { table: IDENTITY_KEYS, id: SIGN, value: key.seed().expose() },
                 Change::PutSecret { table: IDENTITY_KEYS, id: TLS, value: &tls },
-            ],
-            &mut *rng,
-        )?;
-        Ok(Self { fleet, sign: key, tls, stored, rng })
+            ];
+            vault.commit(&identity, rng)?;
+            Ok((fleet, key, tls, stored))
+        })?;
+        Ok(Self { fleet, sign, tls, stored, rng })
     }
 
     pub fn open(dir: &Path, root: &Root<'_>, mut rng: Box<dyn CryptoRng + Send>) -> Result<Self> {

@@ -148,19 +148,18 @@ impl State {
         if name == &NodeId::operator() {
             return fail(Code::NotAuthorized, "no module may be called operator");
         }
-        let mut vault = Vault::create(dir, *root, &mut *rng)?;
-        let sign = Secret::<32>::random(&mut *rng)?;
-        let kem = Secret::<32>::random(&mut *rng)?;
-        let tls = TlsAuthority::generate(Authority::Module(name.clone()))?.pkcs8();
-        vault.commit(
-            &[
+        let (vault, _) = Vault::create(dir, *root, &mut *rng, |vault, rng| {
+            let sign = Secret::<32>::random(rng)?;
+            let kem = Secret::<32>::random(rng)?;
+            let tls = TlsAuthority::generate(Authority::Module(name.clone()))?.pkcs8();
+            let identity = [
                 Change::Put { table: store::IDENTITY, id: store::ONLY, value: &encode(name) },
                 Change::PutSecret { table: store::IDENTITY_KEYS, id: store::SIGN, value: sign.expose() },
                 Change::PutSecret { table: store::IDENTITY_KEYS, id: store::KEM, value: kem.expose() },
                 Change::PutSecret { table: store::IDENTITY_KEYS, id: store::TLS, value: &tls },
-            ],
-            &mut *rng,
-        )?;
+            ];
+            vault.commit(&identity, rng)
+        })?;
         Self::load(vault, rng, now)
     }
 

@@ -25,6 +25,7 @@ mod tests;
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use redb::{Builder, Database, Durability, ReadableDatabase, TableDefinition};
 use zeroize::Zeroizing;
@@ -84,6 +85,7 @@ pub struct Vault {
     root: Secret<32>,
     generation: u64,
     failed: Failed,
+    failure: OnceLock<String>,
     dir: PathBuf,
     _lock: File,
 }
@@ -92,12 +94,18 @@ static_assertions::assert_not_impl_any!(Vault: std::fmt::Debug, Clone);
 static_assertions::assert_impl_all!(Vault: Send, Sync);
 
 impl Vault {
-    /// Makes a vault in `dir`, which must be absent or empty, and opens it. All of it appears, or none.
+    /// Makes a vault in `dir`, which must be absent or empty, with what `first` commits to it, and opens it. All
+    /// of that appears, or none.
     ///
     /// # Errors
-    /// `already_exists`, `vault_in_use` when another creation runs, `storage`, `memory_lock`.
-    pub fn create(dir: &Path, root: Root<'_>, rng: &mut dyn CryptoRng) -> Result<Self> {
-        Self::create_with(dir, root, rng, &RealDisk)
+    /// `already_exists`, `vault_in_use` when another creation runs, `storage`, `memory_lock`, and those of `first`.
+    pub fn create<T>(
+        dir: &Path,
+        root: Root<'_>,
+        rng: &mut dyn CryptoRng,
+        first: impl FnOnce(&mut Self, &mut dyn CryptoRng) -> Result<T>,
+    ) -> Result<(Self, T)> {
+        Self::create_with(dir, root, rng, first, &RealDisk)
     }
 
     /// Opens the vault in `dir`. Every record is checked; a vault that is damaged anywhere stays shut.
@@ -118,7 +126,13 @@ impl Vault {
         Self::open_with(dir, root, rng, disk)
     }
 
-    fn create_with(dir: &Path, root: Root<'_>, rng: &mut dyn CryptoRng, disk: &dyn Disk) -> Result<Self> {
+    fn create_with<T>(
+        dir: &Path,
+        root: Root<'_>,
+        rng: &mut dyn CryptoRng,
+        first: impl FnOnce(&mut Self, &mut dyn CryptoRng) -> Result<T>,
+        disk: &dyn Disk,
+    ) -> Result<(Self, T)> {
         let draft = Draft::begin(dir)?;
         let failed = Failed::default();
         let (key, header) = root::create(draft.path(), root, rng)?;
@@ -130,8 +144,11 @@ impl Vault {
         let file = open_media(disk, &path, &failed).map_err(|e| storage(&path, &e))?;
         let sealed = crypt::seal(&key, None, GENERATION_NAME, &0_u64.to_be_bytes(), rng)?;
         create_store(file, &sealed).map_err(|e| store_error(&path, e))?;
-        let lock = draft.finish(&header)?;
-        Self::load(dir, lock, key, rng, disk)
+        let mut vault = Self::load(draft.path(), draft.lock()?, key, rng, disk)?;
+        let made = first(&mut vault, rng)?;
+        draft.finish(&header)?;
+        dir.clone_into(&mut vault.dir);
+        Ok((vault, made))
     }
 
     fn open_with(dir: &Path, root: Root<'_>, rng: &mut dyn CryptoRng, disk: &dyn Disk) -> Result<Self> {
@@ -163,7 +180,16 @@ impl Vault {
         };
         let (store_path, file) = media(STORE)?;
         let db = open_store(file, &store_path)?;
-        let mut vault = Self { db, slots, root, generation: 0, failed, dir: dir.to_owned(), _lock: lock };
+        let mut vault = Self {
+            db,
+            slots,
+            root,
+            generation: 0,
+            failed,
+            failure: OnceLock::new(),
+            dir: dir.to_owned(),
+            _lock: lock,
+        };
         vault.check()?;
         vault.slots.scrub(rng).map_err(|e| storage(&slots_path, &e))?;
         Ok(vault)
@@ -173,6 +199,12 @@ impl Vault {
     #[must_use]
     pub fn is_failed(&self) -> bool {
         self.failed.is_raised()
+    }
+
+    /// Which file failed first, why, and what to do, once a command has come upon it.
+    #[must_use]
+    pub fn failure(&self) -> Option<&str> {
+        self.failure.get().map(String::as_str)
     }
 
     /// Raised by every commit.
@@ -382,7 +414,9 @@ impl Vault {
     /// Marks the vault failed and says why.
     fn stop(&self, file: &str, why: &dyn std::fmt::Display) -> Error {
         self.failed.raise();
-        storage(&self.dir.join(file), why)
+        let error = storage(&self.dir.join(file), why);
+        self.failure.get_or_init(|| error.what.clone());
+        error
     }
 }
 

@@ -48,16 +48,20 @@ impl Draft {
         &self.at
     }
 
-    /// Writes the header and moves the whole to its place, durably; the lock goes with it.
-    pub fn finish(self, header: &[u8]) -> Result<File> {
+    /// The lock of the directory, wherever that is moved.
+    pub fn lock(&self) -> Result<File> {
+        self.lock.try_clone().map_err(|e| storage(&self.at, &e))
+    }
+
+    /// Writes the header and moves the whole to its place, durably.
+    pub fn finish(self, header: &[u8]) -> Result<()> {
         let finish = || -> io::Result<()> {
             write_new(&self.at.join(HEADER), header)?;
             self.lock.sync_all()?;
             fs::rename(&self.at, &self.target)?;
             File::open(&self.parent)?.sync_all()
         };
-        finish().map_err(|e| storage(&self.target, &e))?;
-        Ok(self.lock)
+        finish().map_err(|e| storage(&self.target, &e))
     }
 }
 

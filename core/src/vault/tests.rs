@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::faults::FaultyDisk;
-use super::{Change, Root, Table, Vault};
+use super::{Change, Disk, Root, Table, Vault};
 use crate::error::{Code, Result};
 use crate::rng::SeededRng;
 
@@ -73,9 +73,13 @@ fn rng() -> SeededRng {
     SeededRng::new(1)
 }
 
+/// A new vault without records.
+fn made(dir: &Path, root: Root<'_>, disk: &dyn Disk) -> Result<Vault> {
+    Vault::create_with(dir, root, &mut rng(), |_, _| Ok(()), disk).map(|(vault, ())| vault)
+}
+
 fn create(scratch: &Scratch) -> Vault {
-    Vault::create_with(&scratch.vault(), Root::KeyFile, &mut rng(), &FaultyDisk::default())
-        .expect("a new vault")
+    made(&scratch.vault(), Root::KeyFile, &FaultyDisk::default()).expect("a new vault")
 }
 
 /// Opens on a disk that never calls a real sync.

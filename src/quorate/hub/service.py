@@ -229,9 +229,7 @@ class Hub:
         elif self._database.failed.done():
             _log.critical("stopping: %s", self._database.failed.result())
         elif self._hsm.module.failed:
-            _log.critical(
-                "stopping: the module's vault could not be written; mend the disk, then start again"
-            )
+            _log.critical("stopping: the module's vault failed: %s", self._hsm.module.failure)
         elif ticking.done():
             if isinstance(why := ticking.exception(), QuorateError):
                 raise why

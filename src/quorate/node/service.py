@@ -211,9 +211,7 @@ class Node:
         if self._audit.failed.done():
             _log.critical("stopping: %s", self._audit.failed.result())
         elif self._hsm.module.failed:
-            _log.critical(
-                "stopping: the module's vault could not be written; mend the disk, then start again"
-            )
+            _log.critical("stopping: the module's vault failed: %s", self._hsm.module.failure)
         elif beating.done():
             if isinstance(why := beating.exception(), QuorateError):
                 raise why

@@ -10,7 +10,7 @@ use super::super::slots::{BLOCK, SLOT};
 use super::super::{Change, Root, SLOTS, Vault};
 use super::{Contents, Scratch, after, contents, create, erase, open, put, put_secret, refusal, rng};
 use crate::error::{Code, Error};
-use crate::rng::SeededRng;
+use crate::rng::{CryptoRng, SeededRng};
 
 const FATES: [Unsynced; 6] = [
     Unsynced::Lost,
@@ -230,12 +230,16 @@ fn n47_a_crash_during_the_creation_leaves_a_whole_vault_or_none() {
             let scratch = Scratch::new();
             let disk = FaultyDisk::default();
             disk.arm(nth, Fault::Crash, fate);
-            let made = Vault::create_with(&scratch.vault(), Root::KeyFile, &mut rng(), &disk);
+            let first = |vault: &mut Vault, rng: &mut dyn CryptoRng| vault.commit(&script()[0], rng);
+            let made = Vault::create_with(&scratch.vault(), Root::KeyFile, &mut rng(), first, &disk);
             let struck = made.is_err();
             disk.crash(fate);
             drop(made);
             match open(&scratch) {
-                Ok(vault) => assert_eq!((vault.generation(), contents(&vault)), (0, Contents::new())),
+                Ok(vault) => assert_eq!(
+                    (vault.generation(), contents(&vault)),
+                    (1, after(&Contents::new(), &script()[0]))
+                ),
                 Err(error) => {
                     assert_eq!(error.code, Code::VaultMissing, "{error}");
                     assert!(struck, "a creation that succeeded was lost");

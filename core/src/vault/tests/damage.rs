@@ -3,9 +3,10 @@
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 
+use super::super::faults::FaultyDisk;
 use super::super::root::{Frame, HEADER, KEY_FILE};
 use super::super::{FORMAT, Root, SLOTS, STORE, Vault, read_passphrase};
-use super::{Scratch, bytes_of, contents, create, open, put, put_secret, refusal, rng};
+use super::{Scratch, bytes_of, contents, create, made, open, put, put_secret, refusal, rng};
 use crate::encoding::{decode, encode};
 use crate::error::Code;
 
@@ -21,7 +22,7 @@ fn filled() -> Scratch {
 
 fn with_passphrase(passphrase: &[u8]) -> (Scratch, Root<'_>) {
     let scratch = Scratch::new();
-    drop(Vault::create(&scratch.vault(), Root::Passphrase(passphrase), &mut rng()).expect("created"));
+    drop(made(&scratch.vault(), Root::Passphrase(passphrase), &FaultyDisk::default()).expect("created"));
     (scratch, Root::Passphrase(passphrase))
 }
 
@@ -42,8 +43,8 @@ fn a_wrong_passphrase_is_told_from_damage_and_changes_nothing() {
 #[test]
 fn an_empty_passphrase_makes_no_vault() {
     let scratch = Scratch::new();
-    let made = Vault::create(&scratch.vault(), Root::Passphrase(b""), &mut rng());
-    assert_eq!(refusal(made), Code::WrongPassphrase);
+    let refused = made(&scratch.vault(), Root::Passphrase(b""), &FaultyDisk::default());
+    assert_eq!(refusal(refused), Code::WrongPassphrase);
     assert_eq!(refusal(open(&scratch)), Code::VaultMissing);
     drop(create(&scratch));
 }
@@ -95,7 +96,7 @@ fn a_missing_vault_is_told_from_a_damaged_one() {
 fn a_vault_is_made_in_an_empty_directory_only() {
     let scratch = filled();
     let before = bytes_of(&scratch.vault());
-    assert_eq!(refusal(Vault::create(&scratch.vault(), Root::KeyFile, &mut rng())), Code::AlreadyExists);
+    assert_eq!(refusal(made(&scratch.vault(), Root::KeyFile, &FaultyDisk::default())), Code::AlreadyExists);
     assert_eq!(bytes_of(&scratch.vault()), before);
     let scratch = Scratch::new();
     fs::create_dir(scratch.vault()).expect("made");

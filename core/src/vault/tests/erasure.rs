@@ -125,6 +125,7 @@ fn a_record_moved_to_another_name_or_vault_does_not_open() {
         &third.vault(),
         super::Root::KeyFile,
         &mut crate::rng::SeededRng::new(77),
+        |_, _| Ok(()),
         &super::FaultyDisk::default(),
     ));
     fs::copy(other.vault().join(STORE), third.vault().join(STORE)).expect("copied");
