@@ -105,3 +105,8 @@ class PortInUse(QuorateError):
             kept="nothing was started on this port",
             remedy="stop that process, or choose another port",
         )
+
+
+def in_full(error: QuorateError) -> str:
+    """What happened, what was kept and what to do, for the one line that a log has."""
+    return f"{error}; kept: {error.kept}; remedy: {error.remedy}"

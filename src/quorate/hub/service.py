@@ -17,7 +17,7 @@ from typing import Any
 
 from quorate import _core, logs
 from quorate.audit.append import AuditLog
-from quorate.errors import BadInput, QuorateError
+from quorate.errors import BadInput, QuorateError, in_full
 from quorate.host import process
 from quorate.host.certificates import Renewal
 from quorate.host.dispatch import Dispatch, Fields
@@ -225,9 +225,9 @@ class Hub:
     def _verdict(self, ticking: asyncio.Task[None]) -> int:
         """The exit code, and the line that explains it."""
         if self._audit.failed.done():
-            _log.critical("stopping: %s", self._audit.failed.result())
+            _log.critical("stopping: %s", in_full(self._audit.failed.result()))
         elif self._database.failed.done():
-            _log.critical("stopping: %s", self._database.failed.result())
+            _log.critical("stopping: %s", in_full(self._database.failed.result()))
         elif self._hsm.module.failed:
             _log.critical("stopping: the module's vault failed: %s", self._hsm.module.failure)
         elif ticking.done():
