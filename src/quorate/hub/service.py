@@ -335,7 +335,7 @@ class Hub:
     def _on_dropped(self, _sharing: DomainId) -> None:
         """Nobody is ready for sessions of it any more."""
         for node in self._nodes.live:
-            self._on_node(node)
+            self._on_node(node, None)
 
     def _on_roster(self) -> None:
         self._nodes.use_roster(self._hsm.module.entries())

@@ -439,7 +439,9 @@ class Database:
         """Inserts the rotation, or changes it."""
         row = FleetRotationRow(fleet_epoch, str(phase), ends)
         async with self._writing() as connection:
-            await connection.execute(delete(fleet_rotations).where(fleet_rotations.c.fleet_epoch == fleet_epoch))
+            await connection.execute(
+                delete(fleet_rotations).where(fleet_rotations.c.fleet_epoch == fleet_epoch)
+            )
             await connection.execute(insert(fleet_rotations).values(**asdict(row)))
         return row
 
