@@ -247,7 +247,8 @@ fn n92_a_rotation_is_dealt_by_the_members_and_never_by_the_hub() {
 fn n94_the_dealers_of_a_rotation_are_all_members_of_its_committee() {
     let (fleet, _) = with_a_key();
     let honest: Plan = said(&fleet.hub.plan(&fleet.charter, rotation(2)).expect("planned"));
-    let cases: [Case; 7] = [
+    let cases: [Case; 8] = [
+        (|p| p.domain = domain(), "a later key version"),
         (|p| p.dealers.truncate(4), "by each node"),
         (|p| p.dealers.clear(), "by each node"),
         (|p| p.dealers[1].node = node_id(1), "by each node"),

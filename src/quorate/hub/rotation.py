@@ -160,10 +160,10 @@ class Rotations:
         if running is None or running.machine.phase is not Phase.SHARING:
             return False
         cancelled = await self._epochs.cancel(running.target, reason)
-        if running.machine.phase is Phase.SHARING and not running.asked:
-            await self._enter(running, Phase.ABANDONED)
-            return True
-        return cancelled
+        if running.asked or running.target in self._epochs.domains:
+            return cancelled  # whoever asked gives it up; what is committed stays
+        await self._enter(running, Phase.ABANDONED)
+        return True
 
     async def _share(self, running: _Running) -> None:
         """The new version's first epoch: dealt by each member of the old one's committee, for the same committee."""

@@ -9,6 +9,7 @@ import logging
 import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import TypeVar
 
 from quorate import _core
@@ -32,6 +33,10 @@ _ATTEMPTS = 3
 _HUB_DOWN = "The request needs the fleet's hub, which cannot be reached now. You can retry the request."
 _ROLES = {role.value: role for role in Role}
 _OPENING = frozenset({"not_opened", "key_commitment", "bad_encoding", "too_large"})
+
+
+_sharing = lru_cache(maxsize=1024)(DomainId)
+"""There are few, and each call needs one."""
 
 
 class Checker:
@@ -260,7 +265,7 @@ class NodeBackend:
 
     def _sharings(self, *keys: bytes) -> list[DomainId]:
         """Whose leases a use of these keys takes, each once."""
-        return sorted({DomainId(self._module.key_sharings(key)[0]) for key in keys})
+        return sorted({_sharing(self._module.key_sharings(key)[0]) for key in keys})
 
     def _newest(self, domain: DomainId) -> DomainId:
         """The key version that a new key is wrapped under; of a domain without an epoch here, its first."""
