@@ -353,11 +353,14 @@ fn a_holder_believes_no_new_key_version_that_it_has_not_dealt_for() {
     // A stolen hub with node-1 to node-3 makes up a version 2 without node-5, so that it would drop version 1.
     let (fleet, _) = with_a_key();
     let real = deal(&fleet, rotation(2), &ALL);
-    let forged = |purpose: Purpose, committee: std::ops::RangeInclusive<u8>| {
+    let forged = |purpose: Purpose, committee: std::ops::RangeInclusive<u8>, by_hub: bool| {
         let mut plan: Plan = said(&real.plan);
         (plan.purpose, plan.margin) = (purpose, u8::from(committee.end() > &4));
         plan.committee = committee.clone().map(seat).collect();
         plan.dealers = committee.map(|n| Dealer { node: node_id(n), index: None }).collect();
+        if by_hub {
+            plan.dealers = vec![Dealer { node: NodeId::hub(), index: None }];
+        }
         plan.to_epoch = Epoch(9);
         let mut configuration: Configuration = said(&real.configuration);
         configuration.plan.0 = fleet.forge("hub", plan);
@@ -376,19 +379,20 @@ fn a_holder_believes_no_new_key_version_that_it_has_not_dealt_for() {
         (configuration, receipts)
     };
     let node = fleet.node(5);
-    for (purpose, committee, code) in [
-        (Purpose::Rotate, 1..=4, Code::OutsideCharter),
-        (Purpose::Reshare, 1..=4, Code::OutsideCharter),
-        (Purpose::Create, 1..=4, Code::OutsideCharter),
+    for (purpose, committee, by_hub, code) in [
+        (Purpose::Rotate, 1..=4, false, Code::OutsideCharter),
+        (Purpose::Rotate, 1..=5, true, Code::OutsideCharter),
+        (Purpose::Reshare, 1..=4, false, Code::OutsideCharter),
+        (Purpose::Create, 1..=4, false, Code::OutsideCharter),
         // Its own dealing was for another plan.
-        (Purpose::Rotate, 1..=5, Code::BadCommitments),
+        (Purpose::Rotate, 1..=5, false, Code::BadCommitments),
     ] {
-        let (configuration, receipts) = forged(purpose, committee);
+        let (configuration, receipts) = forged(purpose, committee, by_hub);
         refused(node.activate(&configuration, &receipts, &real.dealings), code);
     }
     assert_eq!(states(&fleet, 5), [("default".to_owned(), 1, EpochState::Current)]);
     // node-6, which holds nothing, has nothing to lose either.
-    let (configuration, receipts) = forged(Purpose::Rotate, 1..=4);
+    let (configuration, receipts) = forged(Purpose::Rotate, 1..=4, false);
     assert!(fleet.node(6).activate(&configuration, &receipts, &[]).expect("learnt").is_empty());
 }
 
