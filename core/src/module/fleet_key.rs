@@ -94,6 +94,7 @@ impl Module {
                         format!("another key of fleet epoch {} is known", r.fleet_epoch),
                     );
                 }
+                s.shorten_window(window, now)?;
                 return Ok(r.fleet_epoch);
             }
             s.take_fleet_key(r.fleet_epoch, key, window, now)?;
@@ -249,6 +250,18 @@ impl State {
         ])?;
         self.previous_until = now + window;
         self.hold_fleet_key(epoch, key)
+    }
+
+    /// The key may have come without a window before: a shorter one counts.
+    fn shorten_window(&mut self, window: Duration, now: Duration) -> Result<()> {
+        let window = window.min(MAX_WINDOW);
+        if self.previous_fleet_key().is_none() || now + window >= self.previous_until {
+            return Ok(());
+        }
+        let seconds = encode(&window.as_secs());
+        self.commit(&[Change::Put { table: store::FLEET_WINDOW, id: store::ONLY, value: &seconds }])?;
+        self.previous_until = now + window;
+        Ok(())
     }
 
     /// `FleetKeyKept` receipts of the newest fleet key by the hub and by more than half of the roster's active modules:

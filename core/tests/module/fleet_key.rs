@@ -230,12 +230,27 @@ fn n67_the_old_fleet_key_opens_messages_for_a_window_only() {
 #[test]
 fn n67_no_window_is_longer_than_a_week() {
     let fleet = Fleet::founded();
-    fleet.hub.rotate_fleet_key(Duration::from_secs(u64::MAX / 4)).expect("rotated");
+    fleet.hub.rotate_fleet_key(Duration::MAX).expect("rotated");
     let rekey = fleet.hub.rekey_for(&node_id(2)).expect("a rekey");
-    fleet.node(2).accept_rekey(&rekey, Duration::from_secs(u64::MAX / 4)).expect("taken");
+    fleet.node(2).accept_rekey(&rekey, Duration::MAX).expect("taken");
     fleet.clock.advance(MAX_WINDOW);
     let hello = one(fleet.node(1).hellos(&node_id(2)).expect("sealed"));
     refused(fleet.node(2).open_message(&hello), Code::OldFleetKey);
+}
+
+#[test]
+fn n67_a_shorter_window_counts_and_a_longer_one_does_not() {
+    let fleet = Fleet::founded();
+    fleet.hub.rotate_fleet_key(HOUR).expect("rotated");
+    let rekey = fleet.hub.rekey_for(&node_id(2)).expect("a rekey");
+    for window in [HOUR, HOUR / 60, Duration::MAX] {
+        fleet.node(2).accept_rekey(&rekey, window).expect("taken");
+    }
+    let [first, second] = [1, 1].map(|n| one(fleet.node(n).hellos(&node_id(2), b"").expect("sealed")));
+    fleet.clock.advance(HOUR / 60 - Duration::from_nanos(1));
+    fleet.node(2).open_message(&first).expect("within the window");
+    fleet.clock.advance(Duration::from_nanos(1));
+    refused(fleet.node(2).open_message(&second), Code::OldFleetKey);
 }
 
 #[test]

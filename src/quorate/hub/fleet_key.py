@@ -30,6 +30,8 @@ _log = logging.getLogger(__name__)
 
 MAX_WINDOW = 7 * 24 * 3600
 """Seconds; the modules accept no longer one."""
+MIN_WINDOW = 5
+"""Seconds: less, and messages of nodes would be refused before they can have the new key."""
 _BATCH = 100
 """Keys that one holder is asked to wrap anew at a time."""
 _RENEW_SECONDS = 5.0
@@ -81,9 +83,9 @@ class FleetKeys:
         row, state = await self._database.fleet_rotation(), self._hsm.module.fleet_key()
         known = max(state["epoch"], row.fleet_epoch if row else 0)
         if row is None or row.fleet_epoch < known:
-            if state["previous"] is None:
+            if known <= 1:
                 return
-            row = await self._begin(known, 0)
+            row = await self._begin(known, 0)  # every step of it may be done again
         self._rotation = Rotation(row.fleet_epoch, Phase(row.phase), row.ends)
         for node, kind, statement in await self._database.fleet_receipts(row.fleet_epoch):
             self._take(NodeId(node), kind, statement)
@@ -94,7 +96,8 @@ class FleetKeys:
     async def rotate(self, window: int) -> dict[str, Any]:
         """Makes the key of the next fleet epoch; the rest follows in the background.
 
-        `window`: seconds in which messages under the present key are still opened. Raises `FleetKeyBusy`, `BadInput`.
+        `window`: seconds in which messages under the present key are still opened, `MIN_WINDOW` at least. Raises
+        `FleetKeyBusy`, `BadInput`.
         """
         if not 0 <= window <= MAX_WINDOW:
             raise BadInput(f"a window is 0 to {MAX_WINDOW} seconds", remedy="choose one of at most a week")
@@ -102,7 +105,7 @@ class FleetKeys:
             state = self._hsm.module.fleet_key()
             if self._rotation is not None and self._rotation.phase is not Phase.DONE:
                 raise FleetKeyBusy(*self._busy(self._rotation))
-            epoch, ends = state["epoch"] + 1, int(self._now()) + window
+            epoch, ends = state["epoch"] + 1, int(self._now()) + max(window, MIN_WINDOW)
             await self._journal.note("fleet_key", fleet_epoch=epoch, phase=Phase.DISTRIBUTING.value)
             await self._begin(epoch, ends)
             self._rotation = Rotation(epoch, Phase.DISTRIBUTING, ends)

@@ -5,14 +5,17 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from sqlalchemy import delete
 from tests.unit.hub.members import NAMES, create_and_lease, enrol_all
 
 from quorate import _core
 from quorate.errors import BadInput
+from quorate.hub import fleet_key as driver
 from quorate.hub.fleet_key import MAX_WINDOW, FleetKeyBusy, FleetKeys
 from quorate.hub.journal import Journal
 from quorate.ids import NodeId
 from quorate.protocol import fleet_key as protocol
+from quorate.store.schema import fleet_receipts, rotations
 
 Run = Callable[[Any], None]
 KEYS = [bytes([n]) * 16 for n in range(1, 4)]
@@ -22,6 +25,7 @@ PHASES = ["distributing", "renewing", "window", "retiring"]
 @pytest.fixture(autouse=True)
 def _ask_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(protocol, "AGAIN_SECONDS", 0.0)
+    monkeypatch.setattr(driver, "MIN_WINDOW", 0)
 
 
 class Nodes:
@@ -194,6 +198,27 @@ def test_a_database_that_lost_the_rotation_learns_of_it_from_the_module(with_hub
         hub.hub.rotate_fleet_key(window=60)
         await nodes.restart()
         assert nodes.keys.status()["phase"] == "distributing"
+        await nodes.until("done")
+        assert set(nodes.fleet_keys().values()) == {(2, None)}
+
+    with_hub(work)
+
+
+def test_a_database_that_lost_the_rotation_has_what_is_left_of_it_erased_too(with_hub: Run) -> None:
+    async def work(hub: Any) -> None:
+        nodes = await in_use(hub)
+        hub.nodes.lost(NodeId("c"))
+        nodes.away.add("c")
+        await nodes.keys.rotate(0)
+        await nodes.until("retiring")
+        while hub.hub.fleet_key()["previous"] is not None:
+            await nodes.turn()
+        async with hub.database._writing() as connection:
+            for table in (rotations, fleet_receipts):
+                await connection.execute(delete(table))
+        await nodes.restart()
+        nodes.away.clear()
+        hub.heartbeat("c", sequence=1 << 30)
         await nodes.until("done")
         assert set(nodes.fleet_keys().values()) == {(2, None)}
 
