@@ -181,6 +181,18 @@ def test_a_rotation_goes_on_after_a_crash_in_every_phase(with_hub: Run, phase: s
     with_hub(work)
 
 
+def test_receipts_from_before_a_crash_count_after_it(with_hub: Run) -> None:
+    async def work(hub: Any) -> None:
+        nodes = await in_use(hub)
+        await nodes.keys.rotate(60)
+        await nodes.until("renewing")
+        await nodes.restart()
+        assert nodes.keys.status()["waits_for"] == []
+        assert len(nodes.keys._certificate()) == 4
+
+    with_hub(work)
+
+
 def test_a_crash_before_the_key_was_made_makes_it_at_the_next_start(with_hub: Run) -> None:
     async def work(hub: Any) -> None:
         nodes = await in_use(hub)
