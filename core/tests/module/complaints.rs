@@ -107,13 +107,17 @@ fn opening(fleet: &Fleet, complaint: &[u8], opening: &Opening) -> Vec<u8> {
     fleet.forge("node-2", Opening { complaint: hash(complaint), ..opening.clone() })
 }
 
+/// `node-5` complains falsely of `node-2`.
+pub fn dispute(fleet: &Fleet) -> Verdict {
+    let c = refreshed(fleet);
+    let lie = complaint(fleet, &c, 5);
+    let answer = fleet.node(2).answer_complaint(&c.configuration, &lie).expect("opened");
+    judged(fleet, &c, &lie, Some(&answer))
+}
+
 #[test]
 fn n95_a_false_complaint_convicts_its_accuser() {
-    let fleet = Fleet::ready();
-    let c = refreshed(&fleet);
-    let lie = complaint(&fleet, &c, 5);
-    let answer = fleet.node(2).answer_complaint(&c.configuration, &lie).expect("opened");
-    let verdict = judged(&fleet, &c, &lie, Some(&answer));
+    let verdict = dispute(&Fleet::ready());
     assert_eq!(verdict, convicts(5, Reason::FalseComplaint));
     assert!(verdict.is_proven());
 }

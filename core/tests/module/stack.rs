@@ -19,6 +19,7 @@ fn n87_no_command_goes_deeper_than_the_stack_that_is_wiped() {
             let answer = fleet.answer(n, &grant);
             fleet.node(1).receive(&answer).expect("taken");
         }
+        crate::complaints::dispute(&fleet);
     };
     // It overflows its stack, and with it this whole program, where one does.
     let ran = thread::Builder::new().stack_size(STACK + ROOM).spawn(whole).expect("a thread").join();

@@ -8,7 +8,7 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
@@ -204,13 +204,14 @@ class Changes:
         if len(holders) < source.threshold:
             raise NotEnoughHolders(
                 f"the next epoch of {source.domain} is dealt from {source.threshold} shards, and the holders of "
-                f"{len(holders)} are live{self._but_for(source.shards)}"
+                f"{len(holders)} are live{self._but_for(node for _, node in source.shards)}"
             )
         needed = threshold + margin(len(shards), threshold)
         there = sum(self._nodes.is_live(node) and not self._is_convicted(node) for _, node in shards)
         if there < needed:
+            but_for = self._but_for(node for _, node in shards)
             raise NotEnoughHolders(
-                f"a change of {source.domain} waits for {needed} members, and {there} are live{self._but_for(shards)}",
+                f"a change of {source.domain} waits for {needed} members, and {there} are live{but_for}",
                 remedy="start those that are down, or reshare to others (`quorate domain reshare --nodes …`)",
             )
         dealers = tuple(sorted(holders[: source.threshold], key=lambda holder: holder[1]))
@@ -226,9 +227,9 @@ class Changes:
     def _is_convicted(self, node: NodeId) -> bool:
         return node in self._epochs.disputes.convicted
 
-    def _but_for(self, shards: tuple[Shard, ...]) -> str:
+    def _but_for(self, nodes: Iterable[NodeId]) -> str:
         """Who does not count although it may be live."""
-        convicted = sorted({node.value for _, node in shards if self._is_convicted(node)})
+        convicted = sorted({node.value for node in nodes if self._is_convicted(node)})
         return f", without the convicted {', '.join(convicted)}" if convicted else ""
 
     def _holds(self, source: "_Source", node: NodeId) -> bool:
@@ -258,7 +259,8 @@ class Changes:
         live = [node for node in wanted if self._nodes.is_live(node) and not self._is_convicted(node)]
         if len(live) < quorum.holders:
             raise NotEnoughHolders(
-                f"{quorum.holders} shards need a live holder each, and {len(live)} of {len(wanted)} holders are live",
+                f"{quorum.holders} shards need a live holder each, and {len(live)} of {len(wanted)} holders are live"
+                f"{self._but_for(wanted)}",
                 remedy="start or enrol more nodes (`quorate node list`), or take fewer --shards",
             )
         staying = [(index, node) for index, node in before if node in live][: quorum.holders]

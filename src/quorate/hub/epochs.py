@@ -363,7 +363,7 @@ class Epochs:
         self._feed(self._with_plan(bytes(plan_hash)), event)
 
     def _on_complaint(self, sender: NodeId, fields: Fields) -> None:
-        for complaint in fields[0]:
+        for complaint in dict.fromkeys(fields[0]):  # each once: to judge one takes a while
             running = self._with_plan(self.disputes.plan_of(complaint))
             if running.attempt.dealt is None:
                 raise Dropped("no_plan", "of a plan that is not dealt")

@@ -44,6 +44,9 @@ class Commands:
     async def rotate(self, domain: str) -> dict[str, Any]:
         return self._told("rotate", domain)
 
+    async def pardon(self, name: str) -> dict[str, Any]:
+        return self._told("pardon", name)
+
     def _told(self, *what: Any) -> dict[str, Any]:
         self.told.append(what)
         if self.fails is not None:
@@ -107,6 +110,7 @@ QUORUM = {"threshold": 2, "shards": 3}
             ("reshare", "payroll", b"c", Quorum(2, 3), ["a", "b", "d"]),
         ),
         ("/v1/domains/payroll/abort", {"reason": "why"}, ("abort", "payroll", "why")),
+        ("/v1/nodes/node-2/pardon", {}, ("pardon", "node-2")),
         ("/v1/domains/payroll/settings", {"refresh_every": 3600}, ("set", "payroll", 3600, None)),
         ("/v1/domains/payroll/settings", {"rotate_every": 3600}, ("set", "payroll", None, 3600)),
         ("/v1/domains/payroll/rotate", {}, ("rotate", "payroll")),

@@ -110,7 +110,9 @@ def test_n95_convicted_member_is_not_repaired_and_is_no_dealer_until_it_is_pardo
         await members.make(hub.changes.refresh(PAYROLL))
         known = hub.epochs.domains[PAYROLL]
         assert A in hub.epochs.settlings.lagging(PAYROLL)
-        assert hub.changes._due(known, hub.changes._turns.setdefault(PAYROLL, _turn())) is None
+        turn = _turn()
+        assert hub.changes._due(known, turn) is None
+        assert turn.lagging_since is None
         order = hub.changes._order("refresh", _source(hub), known.threshold, known.shards)
         assert A not in {node for node, _ in order.dealers}
 
@@ -214,6 +216,17 @@ def test_n95_convicted_dealer_deals_no_more_and_too_few_are_told_apart(
         known = hub.epochs.domains[PAYROLL]
         order = hub.changes._order("refresh", _source(hub), 2, known.shards)
         assert [node for node, _ in order.dealers] == [C, D]
+        with pytest.raises(
+            NotEnoughHolders, match="waits for 3 members, and 2 are live, without the convicted a, b"
+        ):
+            hub.changes._order("reshare", _source(hub), 3, known.shards)
+        charter = _core.view_approved(hub.epochs.charter(PAYROLL))
+        with pytest.raises(NotEnoughHolders, match="2 of 4 holders are live, without the convicted a, b"):
+            hub.changes._committee(charter, Quorum(2, 3), None, known.shards)
+        assert await hub.epochs.disputes.pardon(B)
+        committee = hub.changes._committee(charter, Quorum(2, 3), None, known.shards)
+        assert [node for _, node in committee] == [B, C, D]
+        hub.epochs.disputes.convicted[B] = "wrong_sub_share"
         hub.epochs.disputes.convicted[C] = "wrong_sub_share"
         with pytest.raises(NotEnoughHolders, match="without the convicted a, b, c"):
             hub.changes._order("refresh", _source(hub), 2, known.shards)
