@@ -232,7 +232,8 @@ class Hub(Process):
         while not self.module.failed and not self.database.failed.done():
             self.nodes.tick()
             self.changes.tick()
-            await self.hsm.slow(self.module.keep_marks)
+            with contextlib.suppress(_core.CoreError):  # its failure ends the loop
+                await self.hsm.slow(self.module.keep_marks)
             await asyncio.sleep(TICK_SECONDS)
         self.world.stop(HUB, "its vault or its database failed")
 

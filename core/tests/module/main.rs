@@ -12,6 +12,7 @@ mod fleet_key;
 mod happy_path;
 mod keys;
 mod marks;
+mod membership;
 mod messages;
 mod plans;
 mod redealing;

@@ -107,7 +107,7 @@ def test_refresh_names_its_steps(with_hub: Run) -> None:
     with_hub(work)
 
 
-def test_earlier_epoch_is_owed_until_each_member_has_proven_that_it_is_erased(with_hub: Run) -> None:
+def test_n52_earlier_epoch_is_owed_until_each_member_has_proven_that_it_is_erased(with_hub: Run) -> None:
     async def work(hub: Any) -> None:
         members = await with_domain(hub)
         members.lost.add("epoch/erase")
@@ -355,7 +355,7 @@ def test_member_without_a_share_deals_nothing(with_hub: Run) -> None:
     with_hub(work)
 
 
-def test_change_that_too_few_are_there_for_is_refused_before_it_is_planned(with_hub: Run) -> None:
+def test_n43_change_that_too_few_are_there_for_is_refused_before_it_is_planned(with_hub: Run) -> None:
     async def work(hub: Any) -> None:
         members = await with_domain(hub, FOUR, Quorum(3, 4))
         members.leave("a")
