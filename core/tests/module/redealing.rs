@@ -9,6 +9,7 @@ use quorate_core::module::messages::{
 };
 use quorate_core::module::{EpochState, PlanOrder, SubShare};
 use quorate_core::seal::statement;
+use quorate_core::sharing::{LagrangeCache, Share, Threshold, combine, verify_share};
 
 use crate::fixture::{Fleet, THRESHOLD, domain, index, node_id, refused, said, seat};
 
@@ -490,4 +491,36 @@ fn a_retired_members_word_stays_good_for_what_was_before_and_opens_nothing_new()
     let by_a_retired_one = fleet.forge("node-2", said::<SessionRequest>(&request));
     refused(fleet.hub.grant(&by_a_retired_one, Vec::new()), Code::UnknownSigner);
     refused(fleet.operator.retire(&fleet.entry("node-2")), Code::AlreadyExists);
+}
+
+#[test]
+fn n50_a_share_is_reported_once_it_is_kept_and_any_quorum_of_them_gives_the_key() {
+    let fleet = Fleet::ready();
+    let change = deal(&fleet, order(Purpose::Refresh, 1, 2, &[1, 2, 3]), &ALL);
+    let commitments = said::<Configuration>(&change.configuration).commitments;
+    let kept = |n: u8| -> Option<Share> {
+        let found = fleet.stolen_secrets(&format!("node-{n}"), "share").into_iter();
+        let shares = found
+            .map(|(_, bytes)| Share::from_bytes(index(n), bytes.as_slice().try_into().expect("64 bytes")))
+            .map(|share| share.expect("a share"));
+        shares.into_iter().find(|share| verify_share(&commitments, share).is_ok())
+    };
+    // A part that is of no use is reported by nobody, and nothing of it is kept.
+    let mut parts = change.subs(5);
+    parts[1].sealed.clone_from(&change.subs(4)[1].sealed);
+    refused(fleet.node(5).prepare(&change.configuration, &change.dealings, &parts), Code::BadShare);
+    assert!(kept(5).is_none());
+    let mut shares = Vec::new();
+    for n in 1..=4 {
+        assert!(kept(n).is_none());
+        assert_eq!(prepare(&fleet, &change, &[n]).len(), 1);
+        shares.push(kept(n).expect("what is reported is in the vault"));
+    }
+    let key: Configuration = said(&activated_configuration(&fleet, 1, 1));
+    let threshold = Threshold::new(u64::from(THRESHOLD)).expect("a threshold");
+    for left_out in 0..4 {
+        let quorum: Vec<&Share> = (0..4).filter(|n| *n != left_out).map(|n| &shares[n]).collect();
+        combine(&quorum, threshold, key.commitments.constant(), &mut LagrangeCache::default())
+            .expect("the key of epoch 1");
+    }
 }
