@@ -22,6 +22,8 @@ mod needles;
 pub mod rng;
 pub mod seal;
 pub mod sharing;
+#[cfg(feature = "testing")]
+pub mod stand_in;
 pub mod vault;
 
 mod python;

@@ -15,13 +15,14 @@ use pyo3::types::{PyBytes, PyDict};
 
 use crate::clock::VirtualClock;
 use crate::ids::{Epoch, ShareIndex};
-use crate::module::inspect::{self, Thief, durable_shards, key_of};
+use crate::module::inspect::{self, Medium, Shard, Thief, durable_shards, key_of, settled_shards};
 use crate::module::{Module, Sources};
 use crate::python::{PyModule_, bytes, check, domain, node, run};
 use crate::rng::SeededRng;
 use crate::seal::statement;
+use crate::stand_in;
 use crate::vault::Root;
-use crate::vault::faults::{Fault, FaultyDisk, Unsynced};
+use crate::vault::faults::{Fault, FaultyDisk, Memory, Unsynced};
 
 /// A clock that moves only when told to.
 #[pyclass(frozen, name = "VirtualClock", module = "quorate._core")]
@@ -39,7 +40,24 @@ impl PyClock {
     }
 }
 
-/// A disk that fails when it is told to.
+/// A machine's disk: a vault's directory as it was at first, and what was written since, in memory.
+#[pyclass(frozen, name = "Medium", module = "quorate._core")]
+struct PyMedium(Medium);
+
+#[pymethods]
+impl PyMedium {
+    #[new]
+    fn new(dir: PathBuf) -> Self {
+        Self(Medium { dir, memory: Memory::default() })
+    }
+
+    /// As a backup has it.
+    fn copy(&self) -> Self {
+        Self(Medium { dir: self.0.dir.clone(), memory: self.0.memory.copy() })
+    }
+}
+
+/// A medium's disk that fails when it is told to.
 #[pyclass(frozen, name = "FaultyDisk", module = "quorate._core")]
 struct PyDisk(FaultyDisk);
 
@@ -55,8 +73,8 @@ fn unsynced(name: &str, seed: u64) -> PyResult<Unsynced> {
 #[pymethods]
 impl PyDisk {
     #[new]
-    fn new() -> Self {
-        Self(FaultyDisk::default())
+    fn new(medium: &PyMedium) -> Self {
+        Self(FaultyDisk::on(&medium.0.memory))
     }
 
     fn arm(&self, nth: usize, fault: &str, becomes: &str, seed: u64) -> PyResult<()> {
@@ -99,19 +117,36 @@ fn create_module(
 #[pyfunction]
 fn open_module(
     py: Python<'_>,
-    path: PathBuf,
+    medium: &PyMedium,
     clock: &PyClock,
     disk: &PyDisk,
     seed: u64,
 ) -> PyResult<PyModule_> {
     let sources = sources(clock, seed);
-    run(py, || Module::open_on(&path, &Root::KeyFile, sources, &disk.0)).map(PyModule_)
+    run(py, || Module::open_on(&medium.0.dir, &Root::KeyFile, sources, &disk.0)).map(PyModule_)
 }
 
 #[pyfunction]
 #[pyo3(name = "durable_shards")]
-fn shards(py: Python<'_>, path: PathBuf) -> PyResult<Vec<Bound<'_, PyDict>>> {
-    let found = run(py, || durable_shards(&path))?;
+fn shards<'py>(py: Python<'py>, medium: &PyMedium) -> PyResult<Vec<Bound<'py, PyDict>>> {
+    listed(py, &run(py, || durable_shards(&medium.0))?)
+}
+
+/// The same of a module that is open on `disk`; None while something that it wrote is not on the medium.
+#[pyfunction]
+#[pyo3(name = "settled_shards")]
+fn settled<'py>(
+    py: Python<'py>,
+    module: &PyModule_,
+    disk: &PyDisk,
+) -> PyResult<Option<Vec<Bound<'py, PyDict>>>> {
+    if !disk.0.is_settled() {
+        return Ok(None);
+    }
+    listed(py, &run(py, || settled_shards(&module.0))?).map(Some)
+}
+
+fn listed<'py>(py: Python<'py>, found: &[Shard]) -> PyResult<Vec<Bound<'py, PyDict>>> {
     found
         .iter()
         .map(|shard| {
@@ -132,12 +167,19 @@ fn shards(py: Python<'_>, path: PathBuf) -> PyResult<Vec<Bound<'_, PyDict>>> {
 #[pyfunction]
 fn durable_key<'py>(
     py: Python<'py>,
-    paths: Vec<PathBuf>,
+    media: Vec<PyRef<'py, PyMedium>>,
     domain_name: &str,
     epoch: u64,
 ) -> PyResult<Bound<'py, PyBytes>> {
     let name = domain(py, domain_name)?;
-    Ok(bytes(py, &run(py, || key_of(&paths, &name, Epoch(epoch)))?.0))
+    let media: Vec<Medium> = media.iter().map(|medium| medium.0.clone()).collect();
+    Ok(bytes(py, &run(py, || key_of(&media, &name, Epoch(epoch)))?.0))
+}
+
+/// Every module of this process computes with the stand-in from now on; `bad_state` once anything was computed.
+#[pyfunction]
+fn use_stand_in(py: Python<'_>) -> PyResult<()> {
+    check(py, stand_in::switch_on())
 }
 
 /// Every module of this process makes this mistake from now on; "" for none.
@@ -153,8 +195,8 @@ struct PyThief(Thief);
 #[pymethods]
 impl PyThief {
     #[new]
-    fn new(py: Python<'_>, path: PathBuf) -> PyResult<Self> {
-        Ok(Self(run(py, || Thief::of(&path))?))
+    fn new(py: Python<'_>, medium: &PyMedium) -> PyResult<Self> {
+        Ok(Self(run(py, || Thief::of(&medium.0))?))
     }
 
     fn prepared<'py>(
@@ -211,11 +253,14 @@ impl PyThief {
 
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<PyClock>()?;
+    m.add_class::<PyMedium>()?;
     m.add_class::<PyDisk>()?;
     m.add_class::<PyThief>()?;
     m.add_function(wrap_pyfunction!(create_module, m)?)?;
     m.add_function(wrap_pyfunction!(open_module, m)?)?;
     m.add_function(wrap_pyfunction!(shards, m)?)?;
+    m.add_function(wrap_pyfunction!(settled, m)?)?;
+    m.add_function(wrap_pyfunction!(use_stand_in, m)?)?;
     m.add_function(wrap_pyfunction!(durable_key, m)?)?;
     m.add_function(wrap_pyfunction!(make_mistake, m)?)?;
     Ok(())

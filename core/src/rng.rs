@@ -42,6 +42,9 @@ pub struct SeededRng {
 
 #[cfg(any(test, feature = "testing"))]
 impl SeededRng {
+    /// More bytes than this are noise for a file, which a short recurrence gives (xorshift, Marsaglia 2003).
+    const LONG: usize = 4096;
+
     #[must_use]
     pub fn new(seed: u64) -> Self {
         let mut bytes = [0; 32];
@@ -67,6 +70,16 @@ impl TryRng for SeededRng {
     }
 
     fn try_fill_bytes(&mut self, dest: &mut [u8]) -> Result<(), Infallible> {
+        if dest.len() > Self::LONG {
+            let mut next = self.try_next_u64()?;
+            for chunk in dest.chunks_mut(8) {
+                next ^= next << 13;
+                next ^= next >> 7;
+                next ^= next << 17;
+                chunk.copy_from_slice(&next.to_le_bytes()[..chunk.len()]);
+            }
+            return Ok(());
+        }
         for chunk in dest.chunks_mut(32) {
             let mut block = [0; 40];
             block[..32].copy_from_slice(&self.seed);

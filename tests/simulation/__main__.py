@@ -10,7 +10,6 @@ import time
 from collections.abc import Iterator
 from functools import partial
 from multiprocessing import get_context
-from pathlib import Path
 
 _SETTINGS = {"PYTHONHASHSEED": "0", "QUORATE_ALLOW_UNLOCKED_MEMORY": "1"}
 """Sets are iterated in the order of their hashes: one seed is one trace only if these are the same."""
@@ -29,7 +28,8 @@ def main() -> int:
         return 2
     seeds = range(arguments.seed, arguments.seed + arguments.schedules)
     began, done, committed, sessions, born, failed = time.monotonic(), 0, 0, 0, 0, []
-    for outcome in _outcomes(seeds, arguments.jobs, frozenset(arguments.also.split(","))):
+    also, fast = frozenset(arguments.also.split(",")), arguments.core == "fast"
+    for outcome in _outcomes(seeds, arguments.jobs, also, fast):
         done += 1
         committed += outcome.committed
         sessions += outcome.sessions
@@ -43,8 +43,9 @@ def main() -> int:
             if not arguments.verbose:
                 print("\n".join(outcome.lines[-arguments.lines :]))
             print(f"seed {outcome.seed}: {'; '.join(outcome.violations)}")
-            also = f" ALSO={arguments.also}" if arguments.also else ""
-            print(f"again: make simulate SCHEDULES=1 SEED={outcome.seed}{also}", flush=True)
+            more = f" ALSO={arguments.also}" if arguments.also else ""
+            more += "" if fast else " CORE=real"
+            print(f"again: make simulate SCHEDULES=1 SEED={outcome.seed}{more}", flush=True)
             if len(failed) == arguments.failures:
                 break
         if done % 100 == 0:
@@ -63,6 +64,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--schedules", type=int, default=1)
     parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument(
+        "--core", choices=("fast", "real"), default="fast", help="fast: a stand-in for curves, all else as it is"
+    )
     parser.add_argument("--verbose", action="store_true", help="print each schedule's last events")
     parser.add_argument("--trace", action="store_true", help="print each seed with the hash of its events")
     parser.add_argument("--lines", type=int, default=40, help="events shown of a schedule that fails")
@@ -75,31 +79,31 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _outcomes(seeds: range, jobs: int, also: frozenset[str]) -> Iterator["Outcome"]:
+def _outcomes(seeds: range, jobs: int, also: frozenset[str], fast: bool) -> Iterator["Outcome"]:
     if jobs == 1:
-        yield from _in_order(seeds, also)
+        yield from _in_order(seeds, also, fast)
         return
     chunks = [seeds[at : at + 20] for at in range(0, len(seeds), 20)]
     with get_context("spawn").Pool(jobs) as pool:
-        for chunk in pool.imap(partial(_chunk, also=also), chunks):
+        for chunk in pool.imap(partial(_chunk, also=also, fast=fast), chunks):
             yield from chunk
 
 
-def _chunk(seeds: range, also: frozenset[str]) -> "list[Outcome]":
-    return list(_in_order(seeds, also))
+def _chunk(seeds: range, also: frozenset[str], fast: bool) -> "list[Outcome]":
+    return list(_in_order(seeds, also, fast))
 
 
-def _in_order(seeds: range, also: frozenset[str]) -> Iterator["Outcome"]:
-    import shutil
-
+def _in_order(seeds: range, also: frozenset[str], fast: bool) -> Iterator["Outcome"]:
+    from .core import use_stand_in
     from .founding import found, scratch
     from .schedule import run
 
+    if fast:
+        use_stand_in()
     with scratch() as path:
         founded = found(path)
         for seed in seeds:
-            yield run(seed, founded, Path(path, "world"), also)
-            shutil.rmtree(Path(path, "world"))
+            yield run(seed, founded, also)
 
 
 if __name__ == "__main__":

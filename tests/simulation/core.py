@@ -14,6 +14,12 @@ class Clock(Protocol):
     def advance(self, seconds: float) -> None: ...
 
 
+class Medium(Protocol):
+    """A machine's disk: what its vault held at first, and all that was written since."""
+
+    def copy(self) -> "Medium": ...
+
+
 class Disk(Protocol):
     """`arm`: at the nth write, resize or sync from now on; `crash`: now. `becomes`: lost, kept or torn (by `seed`).
     `lie`: syncs write nothing from now on.
@@ -45,14 +51,25 @@ def clock() -> Clock:
     return made
 
 
-def disk() -> Disk:
-    made: Disk = _testing.FaultyDisk()
+def medium(path: Path) -> Medium:
+    """That of the vault in `path`, which stays as it is."""
+    made: Medium = _testing.Medium(path)
     return made
 
 
-def thief(path: Path) -> Thief:
-    made: Thief = _testing.Thief(path)
+def disk(medium: Medium) -> Disk:
+    made: Disk = _testing.FaultyDisk(medium)
     return made
+
+
+def thief(medium: Medium) -> Thief:
+    made: Thief = _testing.Thief(medium)
+    return made
+
+
+def use_stand_in() -> None:
+    """Has this process compute without curves, once and for all: before the first module."""
+    _testing.use_stand_in()
 
 
 def create_module(path: Path, name: str, time: Clock, seed: int) -> _core.Module:
@@ -60,16 +77,22 @@ def create_module(path: Path, name: str, time: Clock, seed: int) -> _core.Module
     return made
 
 
-def open_module(path: Path, time: Clock, on: Disk, seed: int) -> _core.Module:
-    made: _core.Module = _testing.open_module(path, time, on, seed)
+def open_module(medium: Medium, time: Clock, on: Disk, seed: int) -> _core.Module:
+    made: _core.Module = _testing.open_module(medium, time, on, seed)
     return made
 
 
-def durable_shards(path: Path) -> list[dict[str, Any]]:
+def durable_shards(medium: Medium) -> list[dict[str, Any]]:
     """What a crash that loses every unsynced write would leave: `domain`, `epoch`, `state`, `index`, `threshold`,
     `configuration` (hash), `constant` (commitment to the key), `valid` against the epoch's commitments.
     """
-    found: list[dict[str, Any]] = _testing.durable_shards(path)
+    found: list[dict[str, Any]] = _testing.durable_shards(medium)
+    return found
+
+
+def settled_shards(module: _core.Module, disk: Disk) -> list[dict[str, Any]] | None:
+    """The same of a module that is open; None while something that it wrote may yet be lost."""
+    found: list[dict[str, Any]] | None = _testing.settled_shards(module, disk)
     return found
 
 
@@ -78,7 +101,7 @@ def make_mistake(name: str) -> None:
     _testing.make_mistake(name)
 
 
-def durable_key(paths: Sequence[Path], domain: str, epoch: int) -> bytes:
+def durable_key(media: Sequence[Medium], domain: str, epoch: int) -> bytes:
     """A hash of the key that the durable shards of an epoch combine to."""
-    made: bytes = _testing.durable_key(list(paths), domain, epoch)
+    made: bytes = _testing.durable_key(list(media), domain, epoch)
     return made

@@ -19,7 +19,7 @@ class Liar(Node):
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
-        self._thief = core.thief(self.world.path(self.name))
+        self._thief = core.thief(self.world.media[self.name])
         self._spoil = ""
         self._claimed: dict[str, tuple[int, bytes]] = {}
         self._heard: list[bytes] = []

@@ -7,11 +7,9 @@ schedules that must find it (`schedule`).
 import argparse
 import asyncio
 import os
-import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -38,8 +36,8 @@ def _mistake(name: str) -> Iterator[None]:
 
 @contextmanager
 def _lying_disks() -> Iterator[None]:
-    def lying() -> core.Disk:
-        disk = real()
+    def lying(medium: core.Medium) -> core.Disk:
+        disk = real(medium)
         disk.lie()
         return disk
 
@@ -193,11 +191,9 @@ def main() -> int:
         for name, mutant in mutants.items():
             why = "survives"
             for seed in range(arguments.seed, arguments.seed + arguments.schedules):
-                world = Path(path, "world")
                 also = ALSO.get(name, frozenset())
                 with mutant():
-                    outcome = run(seed, founded, world, also)
-                shutil.rmtree(world)
+                    outcome = run(seed, founded, also)
                 found_by = [v for v in outcome.violations if not (also & OPEN and v.startswith("progress"))]
                 if found_by:
                     killed += 1

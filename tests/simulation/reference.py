@@ -135,16 +135,18 @@ class Reference:
         seen = (module.boot, module.generation)
         if module.failed or self._generations.get(name) != seen:
             self._generations[name] = seen
-            self.look_at(name)
+            settled = None if module.failed else core.settled_shards(module, process.disk)
+            self.look_at(name, settled)
         for epoch in module.epochs():
             if epoch["state"] == "current":
                 self._is_current(name, epoch)
 
-    def look_at(self, name: NodeId) -> None:
-        """What a crash that loses every unsynced write would leave of a node now."""
+    def look_at(self, name: NodeId, settled: list[dict[str, Any]] | None = None) -> None:
+        """What a crash that loses every unsynced write would leave of a node now; that is `settled`, if all is synced."""
         if name in self._world.liars:
             return
-        before, found = self._durable.get(name, []), core.durable_shards(self._world.path(name))
+        before = self._durable.get(name, [])
+        found = core.durable_shards(self._world.media[name]) if settled is None else settled
         self._durable[name] = found
         held = {(shard["epoch"], shard["configuration"]) for shard in found}
         for shard in before:

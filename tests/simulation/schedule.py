@@ -7,7 +7,6 @@ Not here: how it is done (`world`), what must hold meanwhile (`reference`).
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from quorate import _core
@@ -41,8 +40,8 @@ class Outcome:
     born_without_enough: bool
 
 
-def run(seed: int, founded: Founded, path: Path, also: frozenset[str] = frozenset()) -> Outcome:
-    world = World(seed, founded, path)
+def run(seed: int, founded: Founded, also: frozenset[str] = frozenset()) -> Outcome:
+    world = World(seed, founded)
     try:
         with virtual_time(world):
             world.loop.run_until_complete(Schedule(world, founded, also).run())
@@ -86,7 +85,7 @@ class Schedule:
         self._refreshed = False
         self._asking = False
         self._old_rows: storage.Store | None = None
-        self._old_vault: tuple[NodeId, Path] | None = None
+        self._old_vault: tuple[NodeId, core.Medium] | None = None
         if "liars" in self._kinds or also & {"liars", *UNFAIR}:
             self._faulty = rng.randint(1, self._quorum.threshold - 1)
             world.liars = frozenset(rng.sample(world.names, self._faulty))
@@ -240,7 +239,7 @@ class Schedule:
         if self._old_vault is None and self._may_roll_back:
             honest = [name for name in self._world.names if name not in self._world.liars]
             name = self._rng.choice(honest)
-            self._old_vault = name, self._world.copy_of(name)
+            self._old_vault = name, self._world.media[name].copy()
             self._faulty += 1
         elif self._old_vault is not None and self._may_roll_back and self._rng.random() < 0.5:
             self._may_roll_back = False
@@ -347,7 +346,7 @@ class Schedule:
         if known.epoch < newest[0]:
             world.violate("progress", f"epoch {newest[0]} was committed, and the hub is in {known.epoch}")
         try:
-            core.durable_key([world.path(node) for _, node in known.shards], DOMAIN, known.epoch)
+            core.durable_key([world.media[node] for _, node in known.shards], DOMAIN, known.epoch)
         except _core.CoreError as why:
             world.violate("enough", f"the shards do not combine: {why.code}")
 

@@ -9,6 +9,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use super::Module;
 use super::messages::{Activated, Complaint, Configuration, Dealing, Erased, Fault, Opening, Prepared};
 use super::state::{array, read_configuration};
 use super::store::{self, EpochRecord, EpochState, stored};
@@ -20,7 +21,7 @@ use crate::rng::SeededRng;
 use crate::seal::signing::SigningKey;
 use crate::seal::statement::{self, Statement, hash_in, read_unverified};
 use crate::sharing::{LagrangeCache, Share, Threshold, combine, verify_share};
-use crate::vault::faults::{FaultyDisk, Unsynced};
+use crate::vault::faults::{FaultyDisk, Memory, Unsynced};
 use crate::vault::{Root, Vault};
 
 /// What `mistaken` may be asked for, each where the right thing is done otherwise.
@@ -46,6 +47,13 @@ pub fn mistaken(name: &str) -> bool {
     MISTAKES.get(MISTAKE.load(Ordering::SeqCst)).is_some_and(|made| *made == name)
 }
 
+/// A machine's disk: a vault's directory, and what its changing files hold by now.
+#[derive(Clone)]
+pub struct Medium {
+    pub dir: PathBuf,
+    pub memory: Memory,
+}
+
 /// One shard as it lies on a medium.
 pub struct Shard {
     pub domain: DomainId,
@@ -64,8 +72,8 @@ pub struct Shard {
 
 /// Opens what lies on the medium of the vault in `dir`, as after a crash that lost every unsynced write. A module may
 /// have the vault open; nothing of it is changed.
-fn with_medium<T>(dir: &Path, look: impl FnOnce(&Vault) -> Result<T>) -> Result<T> {
-    let disk = FaultyDisk::default();
+fn with_medium<T>(medium: &Medium, look: impl FnOnce(&Vault) -> Result<T>) -> Result<T> {
+    let (dir, disk) = (&medium.dir, FaultyDisk::on(&medium.memory));
     disk.lie(); // what the opening mends stays in memory
     let vault = Vault::open_on(&window(dir)?, Root::KeyFile, &mut SeededRng::new(0), &disk)?;
     let seen = look(&vault);
@@ -93,40 +101,47 @@ fn window(dir: &Path) -> Result<PathBuf> {
     }
 }
 
-/// The shards that are durable in the vault in `dir`.
-pub fn durable_shards(dir: &Path) -> Result<Vec<Shard>> {
-    with_medium(dir, |vault| {
-        let mut found = Vec::new();
-        for (_, bytes) in vault.list(store::EPOCH)? {
-            let record: EpochRecord = stored(&bytes)?;
-            let (configuration, plan) = read_configuration(&record.configuration.0)?;
-            let c = configuration.body();
-            for index in record.indices {
-                let id = store::share_id(&c.domain, c.epoch, index);
-                let Some(bytes) = vault.get(store::SHARE, &id)? else { continue };
-                let share = Share::from_bytes(index, &*array(&bytes)?)?;
-                found.push(Shard {
-                    domain: c.domain.clone(),
-                    epoch: c.epoch,
-                    state: record.state,
-                    index,
-                    threshold: plan.threshold,
-                    configuration: configuration.hash(),
-                    constant: crate::encoding::encode(c.commitments.constant()),
-                    valid: verify_share(&c.commitments, &share).is_ok(),
-                    share,
-                });
-            }
+/// The shards that are durable in the vault on `medium`.
+pub fn durable_shards(medium: &Medium) -> Result<Vec<Shard>> {
+    with_medium(medium, shards_in)
+}
+
+/// The same of a vault that a module has open, all of whose writes have reached the medium.
+pub fn settled_shards(module: &Module) -> Result<Vec<Shard>> {
+    module.with(|s, _| shards_in(&s.vault))
+}
+
+fn shards_in(vault: &Vault) -> Result<Vec<Shard>> {
+    let mut found = Vec::new();
+    for (_, bytes) in vault.list(store::EPOCH)? {
+        let record: EpochRecord = stored(&bytes)?;
+        let (configuration, plan) = read_configuration(&record.configuration.0)?;
+        let c = configuration.body();
+        for index in record.indices {
+            let id = store::share_id(&c.domain, c.epoch, index);
+            let Some(bytes) = vault.get(store::SHARE, &id)? else { continue };
+            let share = Share::from_bytes(index, &*array(&bytes)?)?;
+            found.push(Shard {
+                domain: c.domain.clone(),
+                epoch: c.epoch,
+                state: record.state,
+                index,
+                threshold: plan.threshold,
+                configuration: configuration.hash(),
+                constant: crate::encoding::encode(c.commitments.constant()),
+                valid: verify_share(&c.commitments, &share).is_ok(),
+                share,
+            });
         }
-        Ok(found)
-    })
+    }
+    Ok(found)
 }
 
 /// A hash of the key that the first k shards of an epoch in these vaults combine to, checked against its commitment.
-pub fn key_of(dirs: &[PathBuf], domain: &DomainId, epoch: Epoch) -> Result<Hash> {
+pub fn key_of(media: &[Medium], domain: &DomainId, epoch: Epoch) -> Result<Hash> {
     let mut found = Vec::new();
-    for dir in dirs {
-        found.extend(durable_shards(dir)?.into_iter().filter(|s| &s.domain == domain && s.epoch == epoch));
+    for medium in media {
+        found.extend(durable_shards(medium)?.into_iter().filter(|s| &s.domain == domain && s.epoch == epoch));
     }
     let Some(first) = found.first() else { return fail(Code::NotEnoughShares, "no shard of this epoch") };
     let k = Threshold::new(u64::from(first.threshold))?;
@@ -136,15 +151,15 @@ pub fn key_of(dirs: &[PathBuf], domain: &DomainId, epoch: Epoch) -> Result<Hash>
     Ok(Hash(digest("quorate/testing/key", key.expose())))
 }
 
-/// Signs as the module whose vault lies in `dir`.
+/// Signs as the module whose vault lies on `medium`.
 pub struct Thief {
     name: NodeId,
     key: SigningKey,
 }
 
 impl Thief {
-    pub fn of(dir: &Path) -> Result<Self> {
-        with_medium(dir, |vault| {
+    pub fn of(medium: &Medium) -> Result<Self> {
+        with_medium(medium, |vault| {
             let (name, key) =
                 (vault.get(store::IDENTITY, store::ONLY)?, vault.get(store::IDENTITY_KEYS, store::SIGN)?);
             let (Some(name), Some(key)) = (name, key) else {

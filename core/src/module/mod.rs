@@ -101,12 +101,14 @@ impl Module {
         Ok(Self::run(State::open(dir, root, rng, clock.now())?, clock))
     }
 
-    /// As [`Module::open`], on a disk that can be made to fail.
+    /// As [`Module::open`], on a disk that can be made to fail, and without the timer: on a virtual clock what has
+    /// ended goes at the next command, and no thread's turn is part of a schedule.
     #[cfg(feature = "testing")]
     pub fn open_on(dir: &Path, root: &Root<'_>, sources: Sources, disk: &dyn Disk) -> Result<Self> {
         crate::memory::lock_memory()?;
         let Sources { clock, rng } = sources;
-        Ok(Self::run(State::open_on(dir, root, rng, clock.now(), disk)?, clock))
+        let state = Mutex::new(Some(State::open_on(dir, root, rng, clock.now(), disk)?));
+        Ok(Self { inner: Arc::new(Inner { clock, state, changed: Condvar::new() }) })
     }
 
     fn run(state: State, clock: Arc<dyn Clock>) -> Self {

@@ -5,7 +5,7 @@
 use std::fmt;
 
 use ed25519_dalek::hazmat::{ExpandedSecretKey, raw_sign};
-use ed25519_dalek::{Digest, Sha512, Signature, VerifyingKey};
+use ed25519_dalek::{Digest, Sha512, Signature, SignatureError, VerifyingKey};
 use minicbor::{Decoder, Encoder};
 use zeroize::Zeroize;
 
@@ -13,6 +13,8 @@ use crate::encoding::{View, Wire};
 use crate::error::{Code, Error, Result, fail};
 use crate::memory::Secret;
 use crate::rng::CryptoRng;
+#[cfg(feature = "testing")]
+use crate::stand_in;
 
 /// Length of a signature, in bytes.
 pub const SIGNATURE_LEN: usize = 64;
@@ -54,6 +56,10 @@ impl SigningKey {
     /// Signs `message` (RFC 8032 §5.1.6).
     #[must_use]
     pub fn sign(&self, message: &[u8]) -> [u8; SIGNATURE_LEN] {
+        #[cfg(feature = "testing")]
+        if stand_in::is_on() {
+            return stand_in::sign(self.public.as_bytes(), message);
+        }
         raw_sign::<Sha512>(&expand(&self.seed), message, &self.public.0).to_bytes()
     }
 }
@@ -97,8 +103,17 @@ impl VerifyKey {
     /// `bad_signature`, also for a signature that is not 64 bytes long.
     pub fn verify(&self, message: &[u8], signature: &[u8]) -> Result<()> {
         Signature::from_slice(signature)
-            .and_then(|signature| self.0.verify_strict(message, &signature))
+            .and_then(|signature| self.is_signed(message, &signature))
             .map_err(|_| Error::new(Code::BadSignature, "an Ed25519 signature does not verify"))
+    }
+
+    fn is_signed(&self, message: &[u8], signature: &Signature) -> std::result::Result<(), SignatureError> {
+        #[cfg(feature = "testing")]
+        if stand_in::is_on() {
+            let good = stand_in::sign(self.as_bytes(), message) == signature.to_bytes();
+            return if good { Ok(()) } else { Err(SignatureError::new()) };
+        }
+        self.0.verify_strict(message, signature)
     }
 }
 

@@ -1,12 +1,12 @@
 //! The public side of a dealing or an epoch: exactly k commitments, the commitment to any index's share
 //! which follows from them, and their weighted sums. Everything here is public: variable time is fine.
 
-use curve25519_dalek::ristretto::RistrettoPoint;
-use curve25519_dalek::traits::{Identity, VartimeMultiscalarMul};
+use curve25519_dalek::scalar::Scalar;
+use curve25519_dalek::traits::Identity;
 use minicbor::{Decoder, Encoder};
 
 use super::combine::Weight;
-use super::group::Point;
+use super::group::{Element, Point, weighted_sum};
 use super::shape::Threshold;
 use crate::encoding::{self, View, Wire};
 use crate::error::{Code, Error, Result, fail};
@@ -92,11 +92,7 @@ impl Wire for Commitments {
 /// # Errors
 /// `bad_point` when the sum is the identity, which no honest dealing reaches.
 pub fn commitment_at(commitments: &Commitments, x: ShareIndex) -> Result<Point> {
-    let sum = commitments
-        .0
-        .iter()
-        .rev()
-        .fold(RistrettoPoint::identity(), |sum, c| times(&sum, x.get()) + c.element);
+    let sum = commitments.0.iter().rev().fold(Element::identity(), |sum, c| times(&sum, x.get()) + c.element);
     Point::new(sum)
 }
 
@@ -109,10 +105,10 @@ pub fn commitments_at(commitments: &Commitments, indices: &[ShareIndex]) -> Resu
 }
 
 /// `x`·`p` by doubling: an index has eight bits, and a general multiplication would spend 253.
-fn times(p: &RistrettoPoint, x: u8) -> RistrettoPoint {
-    (0..8).rev().fold(RistrettoPoint::identity(), |sum, bit| {
+fn times(p: &Element, x: u8) -> Element {
+    (0..8).rev().fold(Element::identity(), |sum, bit| {
         let doubled = sum + sum;
-        if x >> bit & 1 == 1 { doubled + p } else { doubled }
+        if x >> bit & 1 == 1 { doubled + *p } else { doubled }
     })
 }
 
@@ -135,11 +131,10 @@ pub fn assemble_commitments(parts: &[(Weight, &Commitments)]) -> Result<Commitme
             ),
         );
     }
+    let weights: Vec<Scalar> = parts.iter().map(|(w, _)| w.0).collect();
     let sum = |j: usize| {
-        Point::new(RistrettoPoint::vartime_multiscalar_mul(
-            parts.iter().map(|(w, _)| w.0),
-            parts.iter().map(|(_, c)| c.0[j].element),
-        ))
+        let terms: Vec<Element> = parts.iter().map(|(_, c)| c.0[j].element).collect();
+        Point::new(weighted_sum(&weights, &terms))
     };
     Commitments::new((0..len).map(sum).collect::<Result<_>>()?)
 }

@@ -6,7 +6,9 @@ use std::sync::LazyLock;
 
 use aws_lc_rs::digest;
 use curve25519_dalek::constants::RISTRETTO_BASEPOINT_TABLE;
-use curve25519_dalek::ristretto::{CompressedRistretto, RistrettoBasepointTable, RistrettoPoint};
+#[cfg(not(feature = "testing"))]
+use curve25519_dalek::ristretto::CompressedRistretto;
+use curve25519_dalek::ristretto::{RistrettoBasepointTable, RistrettoPoint};
 use curve25519_dalek::scalar::Scalar;
 use curve25519_dalek::traits::IsIdentity;
 use minicbor::{Decoder, Encoder};
@@ -14,6 +16,14 @@ use subtle::ConstantTimeEq;
 
 use crate::encoding::{View, Wire};
 use crate::error::{Code, Error, Result, fail};
+#[cfg(feature = "testing")]
+use crate::stand_in;
+
+/// What a point is computed with; in a testing build it may be the simulator's stand-in.
+#[cfg(not(feature = "testing"))]
+pub(super) type Element = RistrettoPoint;
+#[cfg(feature = "testing")]
+pub(super) type Element = stand_in::Element;
 
 /// What H is hashed from. A change gives other commitments to every key there is.
 const H_LABEL: &[u8] = b"quorate/v1/sharing/pedersen-h";
@@ -21,7 +31,7 @@ const H_LABEL: &[u8] = b"quorate/v1/sharing/pedersen-h";
 /// A public element of ristretto255, never the identity; its encoding is kept beside it.
 #[derive(Clone, Copy)]
 pub struct Point {
-    pub(super) element: RistrettoPoint,
+    pub(super) element: Element,
     encoding: [u8; 32],
 }
 
@@ -31,13 +41,12 @@ impl Point {
     /// # Errors
     /// `bad_point` for anything but a canonical encoding, and for the identity.
     pub fn from_bytes(bytes: &[u8; 32]) -> Result<Self> {
-        let element = CompressedRistretto(*bytes)
-            .decompress()
+        let element = decompress(bytes)
             .ok_or_else(|| Error::new(Code::BadPoint, "not the canonical encoding of a group element"))?;
         Self::new(element)
     }
 
-    pub(super) fn new(element: RistrettoPoint) -> Result<Self> {
+    pub(super) fn new(element: Element) -> Result<Self> {
         if element.is_identity() {
             return fail(Code::BadPoint, "the identity commits to nothing");
         }
@@ -88,24 +97,49 @@ static H_TABLE: LazyLock<RistrettoBasepointTable> = LazyLock::new(|| {
     RistrettoBasepointTable::create(&RistrettoPoint::from_uniform_bytes(&uniform))
 });
 
-fn generator(table: &RistrettoBasepointTable) -> Point {
-    let element = table.basepoint();
-    Point { element, encoding: element.compress().to_bytes() }
-}
-
 /// G, the generator of RFC 9496.
 #[must_use]
 pub fn generator_g() -> Point {
-    generator(RISTRETTO_BASEPOINT_TABLE)
+    generator(&Scalar::ONE, &Scalar::ZERO)
 }
 
 /// H, hashed to the group from a fixed label; pinned by a known answer in the tests.
 #[must_use]
 pub fn generator_h() -> Point {
-    generator(&H_TABLE)
+    generator(&Scalar::ZERO, &Scalar::ONE)
+}
+
+fn generator(of_g: &Scalar, of_h: &Scalar) -> Point {
+    let element = commit(of_g, of_h);
+    Point { element, encoding: element.compress().to_bytes() }
 }
 
 /// `value`·G + `blind`·H in constant time, by precomputed tables.
-pub(super) fn commit(value: &Scalar, blind: &Scalar) -> RistrettoPoint {
-    RISTRETTO_BASEPOINT_TABLE * value + &*H_TABLE * blind
+pub(super) fn commit(value: &Scalar, blind: &Scalar) -> Element {
+    #[cfg(feature = "testing")]
+    if stand_in::is_on() {
+        return Element::commit(value, blind);
+    }
+    let point = RISTRETTO_BASEPOINT_TABLE * value + &*H_TABLE * blind;
+    #[cfg(feature = "testing")]
+    let point = Element::Real(point);
+    point
 }
+
+#[cfg(not(feature = "testing"))]
+fn decompress(bytes: &[u8; 32]) -> Option<Element> {
+    CompressedRistretto(*bytes).decompress()
+}
+#[cfg(feature = "testing")]
+fn decompress(bytes: &[u8; 32]) -> Option<Element> {
+    Element::decompress(bytes)
+}
+
+/// `Σ w_i·e_i`; all public.
+#[cfg(not(feature = "testing"))]
+pub(super) fn weighted_sum(weights: &[Scalar], elements: &[Element]) -> Element {
+    use curve25519_dalek::traits::VartimeMultiscalarMul;
+    Element::vartime_multiscalar_mul(weights, elements)
+}
+#[cfg(feature = "testing")]
+pub(super) use stand_in::weighted_sum;

@@ -1,12 +1,13 @@
 //! A disk that fails when a test says so, with what a file system may do to writes that were not
 //! synced: all, none, or any mixture of whole sectors reaches the medium.
 //!
-//! The real file is the medium; what the process wrote since the last sync waits beside it. A real
-//! sync is never called, so that thousands of crashes cost seconds.
+//! The real file is the medium, or a copy of it in memory; what the process wrote since the last sync waits beside
+//! it. A real sync is never called, so that thousands of crashes cost seconds.
 //!
 //! Not here: the vault's creation outside its two changing files (header, key file, rename).
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -43,6 +44,76 @@ pub enum Unsynced {
     Torn(u64),
 }
 
+/// What lies on a machine's medium, by file: at first what the files of a vault held, later what was synced. The files
+/// themselves stay as they are, so that many schedules begin from one vault.
+#[derive(Clone, Debug, Default)]
+pub struct Memory(Arc<Mutex<BTreeMap<OsString, Arc<Mutex<Vec<u8>>>>>>);
+
+impl Memory {
+    /// A copy that what is written later does not reach.
+    #[must_use]
+    pub fn copy(&self) -> Self {
+        let files = locked(&self.0);
+        let copied =
+            files.iter().map(|(name, file)| (name.clone(), Arc::new(Mutex::new(locked(file).clone()))));
+        Self(Arc::new(Mutex::new(copied.collect())))
+    }
+
+    fn file(&self, path: &Path) -> io::Result<Medium> {
+        let mut files = locked(&self.0);
+        let name = path.file_name().unwrap_or_default();
+        if let Some(file) = files.get(name) {
+            return Ok(Medium::Memory(file.clone()));
+        }
+        let file = Arc::new(Mutex::new(std::fs::read(path)?));
+        files.insert(name.to_owned(), file.clone());
+        Ok(Medium::Memory(file))
+    }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[derive(Debug)]
+enum Medium {
+    File(File),
+    Memory(Arc<Mutex<Vec<u8>>>),
+}
+
+impl Medium {
+    fn read(&self) -> io::Result<Vec<u8>> {
+        match self {
+            Self::File(file) => {
+                let mut read = vec![0; offset(file.metadata()?.len())];
+                file.read_exact_at(&mut read, 0)?;
+                Ok(read)
+            }
+            Self::Memory(bytes) => Ok(locked(bytes).clone()),
+        }
+    }
+
+    fn set_len(&self, len: usize) {
+        match self {
+            Self::File(file) => file.set_len(len as u64).expect("the real disk works"),
+            Self::Memory(bytes) => locked(bytes).resize(len, 0),
+        }
+    }
+
+    fn write_at(&self, at: usize, data: &[u8]) {
+        match self {
+            Self::File(file) => file.write_all_at(data, at as u64).expect("the real disk works"),
+            Self::Memory(bytes) => {
+                let (mut bytes, end) = (locked(bytes), at + data.len());
+                if bytes.len() < end {
+                    bytes.resize(end, 0);
+                }
+                bytes[at..end].copy_from_slice(data);
+            }
+        }
+    }
+}
+
 /// A [`Disk`] with at most one fault to come; clones share it.
 #[derive(Clone, Debug, Default)]
 pub struct FaultyDisk(Arc<Mutex<State>>);
@@ -54,13 +125,16 @@ struct State {
     reads_fail: bool,
     lies: bool,
     requests: usize,
+    memory: Option<Memory>,
     files: Vec<Pages>,
 }
 
 /// A file as the process sees it, and what of that may not be on the medium yet.
 #[derive(Debug)]
 struct Pages {
-    medium: File,
+    medium: Medium,
+    /// Up to here a lost write loses no more than a vault's mark, which makes an open less strict.
+    marks: usize,
     view: Vec<u8>,
     pending: Vec<Pending>,
 }
@@ -71,6 +145,12 @@ enum Pending {
     SetLen(usize),
 }
 
+impl Pending {
+    fn is_below(&self, end: usize) -> bool {
+        matches!(self, Self::Write(offset, data) if offset + data.len() <= end)
+    }
+}
+
 /// One opening of a file; `at` is its place in `State::files`.
 #[derive(Debug)]
 struct Handle {
@@ -79,6 +159,20 @@ struct Handle {
 }
 
 impl FaultyDisk {
+    /// A disk whose medium is in memory.
+    #[must_use]
+    pub fn on(memory: &Memory) -> Self {
+        Self(Arc::new(Mutex::new(State { memory: Some(memory.clone()), ..State::default() })))
+    }
+
+    /// Whether all that was written is on the medium, but for a vault's mark.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        let state = self.state();
+        let synced = |pages: &Pages| pages.pending.iter().all(|p| p.is_below(pages.marks));
+        !state.lies && !state.down && state.files.iter().all(synced)
+    }
+
     /// Lets `fault` happen at the `nth` write, resize or sync from now on, counted from 0.
     pub fn arm(&self, nth: usize, fault: Fault, unsynced: Unsynced) {
         self.state().armed = Some((nth, fault, unsynced));
@@ -114,10 +208,13 @@ impl Disk for FaultyDisk {
     fn open(&self, path: &Path) -> io::Result<Box<dyn Media>> {
         let mut state = self.state();
         state.request()?;
-        let medium = open_file(path)?;
-        let mut view = vec![0; offset(medium.metadata()?.len())];
-        medium.read_exact_at(&mut view, 0)?;
-        state.files.push(Pages { medium, view, pending: Vec::new() });
+        let medium = match &state.memory {
+            Some(memory) => memory.file(path)?,
+            None => Medium::File(open_file(path)?),
+        };
+        let view = medium.read()?;
+        let marks = if path.ends_with(super::SLOTS) { super::slots::MARK_BYTES } else { 0 };
+        state.files.push(Pages { medium, view, pending: Vec::new(), marks });
         Ok(Box::new(Handle { disk: self.clone(), at: state.files.len() - 1 }))
     }
 }
@@ -209,17 +306,19 @@ impl Pages {
         for (nth, change) in pending.iter().enumerate() {
             match change {
                 Pending::SetLen(len) if nth < cuts.of(LENGTH) => {
-                    self.medium.set_len(*len as u64).expect("the real disk works");
+                    self.medium.set_len(*len);
                 }
                 Pending::SetLen(_) => {}
+                Pending::Write(offset, data) if unsynced == Unsynced::Kept => {
+                    self.medium.write_at(*offset, data);
+                }
                 Pending::Write(offset, data) => {
                     let mut done = 0;
                     while done < data.len() {
                         let at = offset + done;
                         let len = (SECTOR - at % SECTOR).min(data.len() - done);
                         if nth < cuts.of((at / SECTOR) as u64) {
-                            let piece = &data[done..done + len];
-                            self.medium.write_all_at(piece, at as u64).expect("the real disk works");
+                            self.medium.write_at(at, &data[done..done + len]);
                         }
                         done += len;
                     }

@@ -26,6 +26,8 @@ use crate::rng::CryptoRng;
 /// Bytes of a slot: 32 of content, 32 of check. Divides a sector, so no slot spans two.
 pub(super) const SLOT: usize = 64;
 const MARKS: usize = 2;
+#[cfg(any(test, feature = "testing"))]
+pub(super) const MARK_BYTES: usize = MARKS * SLOT;
 /// Slots by which the file grows.
 pub(super) const BLOCK: usize = 1024;
 
