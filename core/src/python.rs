@@ -35,6 +35,9 @@ use crate::vault::{Root, read_passphrase};
 /// A dealing, and its sealed sub-shares.
 type PyDealing<'py> = (Bound<'py, PyBytes>, Vec<Bound<'py, PyBytes>>);
 
+/// A configuration, the receipts of its commit, the dealings that it is made of.
+type PyCommit<'py> = (Bound<'py, PyBytes>, Vec<Bound<'py, PyBytes>>, Vec<Bound<'py, PyBytes>>);
+
 pyo3::create_exception!(_core, CoreError, pyo3::exceptions::PyException, "A check that failed in the core.");
 
 type Context = Vec<(String, String)>;
@@ -840,14 +843,10 @@ impl PyModule_ {
         Ok(bytes(py, &run(py, || self.0.erase(&receipts))?))
     }
 
-    fn commit_certificate<'py>(
-        &self,
-        py: Python<'py>,
-        domain_name: &str,
-    ) -> PyResult<(Bound<'py, PyBytes>, Vec<Bound<'py, PyBytes>>)> {
+    fn commit_certificate<'py>(&self, py: Python<'py>, domain_name: &str) -> PyResult<PyCommit<'py>> {
         let name = domain(py, domain_name)?;
-        let (configuration, receipts) = run(py, || self.0.commit_certificate(&name))?;
-        Ok((bytes(py, &configuration), all_bytes(py, &receipts)))
+        let (configuration, receipts, dealings) = run(py, || self.0.commit_certificate(&name))?;
+        Ok((bytes(py, &configuration), all_bytes(py, &receipts), all_bytes(py, &dealings)))
     }
 
     fn abort_plan(&self, py: Python<'_>, plan_hash: &[u8]) -> PyResult<()> {

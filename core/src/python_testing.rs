@@ -239,15 +239,16 @@ impl PyThief {
         Ok(bytes(py, &check(py, self.0.opening(complaint))?))
     }
 
-    #[pyo3(signature = (dealing, sealed, commitments_of=None))]
+    #[pyo3(signature = (dealing, sealed, commitments_of=None, keeps_constant=false))]
     fn dealing<'py>(
         &self,
         py: Python<'py>,
         dealing: &[u8],
         sealed: Vec<Vec<u8>>,
         commitments_of: Option<&[u8]>,
+        keeps_constant: bool,
     ) -> PyResult<Bound<'py, PyBytes>> {
-        Ok(bytes(py, &check(py, self.0.dealing(dealing, &sealed, commitments_of))?))
+        Ok(bytes(py, &check(py, self.0.dealing(dealing, &sealed, commitments_of, keeps_constant))?))
     }
 }
 

@@ -273,8 +273,10 @@ class Module:
         """
     def erase(self, receipts: Sequence[bytes]) -> bytes:
         """Erases all shares before the epoch whose `Activated` receipts these are; the `Erased` statement."""
-    def commit_certificate(self, domain: str) -> tuple[bytes, list[bytes]]:
-        """The current epoch's `Configuration`, and the `Prepared` receipts that it was committed on."""
+    def commit_certificate(self, domain: str) -> tuple[bytes, list[bytes], list[bytes]]:
+        """The current epoch's `Configuration`, the `Prepared` receipts that it was committed on, and the dealings that
+        it is made of, none where an earlier release made it current.
+        """
     def abort_plan(self, plan_hash: bytes) -> None:
         """Erases the plan's KEM keys, and what was kept of its dealings."""
     def epochs(self, domain_name: str | None = None) -> list[View]:

@@ -39,7 +39,11 @@ class Thief(Protocol):
     def complaint(self, configuration: bytes, dealing: bytes, index: int) -> bytes: ...
     def opening(self, complaint: bytes) -> bytes: ...
     def dealing(
-        self, dealing: bytes, sealed: Sequence[bytes], commitments_of: bytes | None = None
+        self,
+        dealing: bytes,
+        sealed: Sequence[bytes],
+        commitments_of: bytes | None = None,
+        keeps_constant: bool = False,
     ) -> bytes: ...
 
 

@@ -96,8 +96,15 @@ async def lie(world: World, hub: Hub, charter: bytes) -> None:
         await asyncio.sleep(_STEP)
         for configuration, dealings, _ in configurations:
             receipts = heard.receipts.get(("epoch/prepared", _core.view(configuration)["hash"]), {})
+            others = [
+                r
+                for key, found in heard.receipts.items()
+                if key[0] == "epoch/prepared"
+                for r in found.values()
+            ]
             for node in rng.sample(world.names, rng.randint(0, len(world.names))):
-                _post(hub, node, "epoch/commit", configuration, list(receipts.values()), dealings)
+                shown = list(receipts.values()) if rng.random() < 0.7 else others
+                _post(hub, node, "epoch/commit", configuration, shown, dealings)
         await asyncio.sleep(_STEP)
         for configuration, _, _ in configurations:
             receipts = heard.receipts.get(("epoch/activated", _core.view(configuration)["hash"]), {})

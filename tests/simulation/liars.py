@@ -43,7 +43,7 @@ class Liar(Node):
         if choice == "honest" or kind == "epoch/abort":
             super().receive(sender, kind, body)
         elif kind == "epoch/deal":
-            self._spoil = self.rng.choice(("sub-shares", "constant", "order", "twice"))
+            self._spoil = self.rng.choice(("sub-shares", "constant", "tail", "order", "twice"))
             super().receive(sender, kind, body)
         else:
             self._lie(kind, fields)
@@ -80,9 +80,9 @@ class Liar(Node):
             case "one":
                 sealed[self.rng.choice([at for at, part in enumerate(sealed) if part])] = bytes(1200)
                 return [self._thief.dealing(dealing, sealed), sealed]
-            case "constant" if self._heard:
+            case "constant" | "tail" if self._heard:
                 other = self.rng.choice(self._heard)
-                return [self._thief.dealing(dealing, sealed, other), sealed]
+                return [self._thief.dealing(dealing, sealed, other, how == "tail"), sealed]
             case "order":
                 sealed.reverse()
                 return [self._thief.dealing(dealing, sealed), sealed]

@@ -59,7 +59,9 @@ class VirtualLoop(asyncio.AbstractEventLoop):
     ) -> Any:
         return self.call_at(self._now + delay, callback, *args)
 
-    def call_at(self, when: float, callback: Callable[..., object], *args: Any, context: object = None) -> Any:
+    def call_at(
+        self, when: float, callback: Callable[..., object], *args: Any, context: object = None
+    ) -> Any:
         handle = Handle(callback, args, when)
         self._count += 1
         heapq.heappush(self._later, (when, self._count, handle))

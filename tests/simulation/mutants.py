@@ -19,6 +19,7 @@ from quorate.hub import settling as hub_settling
 from quorate.protocol import dispute, epoch_change, epoch_settling
 
 from . import core, storage
+from .__main__ import SETTINGS
 from .founding import found, scratch
 from .schedule import OPEN, run
 
@@ -180,10 +181,9 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--only", default="", help="those whose names have this in them")
     arguments = parser.parse_args()
-    settings = {"PYTHONHASHSEED": "0", "QUORATE_ALLOW_UNLOCKED_MEMORY": "1"}
-    if any(os.environ.get(name) != value for name, value in settings.items()):
+    if any(os.environ.get(name) != value for name, value in SETTINGS.items()):
         command = [sys.executable, "-m", "tests.simulation.mutants", *sys.argv[1:]]
-        os.execve(sys.executable, command, os.environ | settings)
+        os.execve(sys.executable, command, os.environ | SETTINGS)
     mutants = {name: mutant for name, mutant in MUTANTS.items() if arguments.only in name}
     killed = 0
     with scratch() as path:

@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-BEAT_SECONDS = 0.3
-TICK_SECONDS = 0.2
+BEAT_SECONDS = 0.4
+TICK_SECONDS = 0.4
 
 for _name in ("quorate.hub", "quorate.node", "quorate.host"):
     logging.getLogger(_name).setLevel(logging.CRITICAL)  # what happens is in the trace
@@ -143,10 +143,11 @@ class Process(ABC):
             raise asyncio.CancelledError
         try:
             return command(*arguments)
-        except _core.CoreError:
+        except _core.CoreError as why:
             if self.module.failed and self.crash_armed:
                 self.world.crash(self.name, "at a write")
                 raise asyncio.CancelledError from None
+            self.world.note(f"{self.name} refuses: {why.code}, {', '.join(why.culprits)}")
             raise
         finally:
             if self.alive:
@@ -272,6 +273,7 @@ class Hub(Process):
             self.port.post(node, "node/again")
 
     def _on_commit(self, domain: Domain) -> None:
+        self.world.reference.serves(domain.epoch)
         for node in sorted(self.nodes.live):
             self._on_node(node, {domain.domain})
 
@@ -291,13 +293,16 @@ class Node(Process):
 
     def begin(self) -> None:
         super().begin()
-        self.spawn(self._run())
+        self._run()
 
-    async def _run(self) -> None:
-        while not self.module.failed:
-            self._beat()
-            await asyncio.sleep(BEAT_SECONDS)
-        self.world.stop(self.name, "its vault failed")
+    def _run(self) -> None:
+        if not self.alive:
+            return
+        if self.module.failed:
+            self.world.stop(self.name, "its vault failed")
+            return
+        self._beat()
+        self.world.loop.call_later(BEAT_SECONDS, self._run)
 
     def greeted(self, peer: NodeId) -> None:
         self._linked = True

@@ -37,10 +37,16 @@ class Reference:
         self._disputed: set[bytes] = set()
         """Configurations of which the hub has asked that something be opened."""
         self._done: dict[tuple[NodeId, str, int], bytes] = {}
+        self._kems: dict[bytes, bytes] = {}
+        """The plan that each KEM key was made for."""
+        self._prepared: dict[bytes, set[int]] = {}
+        """The indices of which honest nodes have said so, by configuration."""
+        self._phases: dict[int, str] = {}
+        self._served = 0
+        """The hub's committed epoch."""
+        self._forgot = False
+        """The hub's database was an older copy once: it does not know of all that there was."""
         self._old_disks: set[NodeId] = set()
-        self._held_once = False
-        self.born_without_enough = False
-        """A first epoch was committed on receipts of liars: no key was lost, for there was none yet."""
 
     @property
     def committed(self) -> int:
@@ -62,6 +68,8 @@ class Reference:
             case "epoch/plan":
                 plan = _core.view(fields[0])
                 self._numbers[plan["hash"]] = plan["to_epoch"]
+                if not self._world.hub_lies:
+                    self._once(HUB, "plans", plan["to_epoch"], plan["hash"])
             case "epoch/commit" if not self._world.hub_lies:
                 seen = _core.view(fields[0])
                 if (seen["epoch"], seen["hash"]) not in self._thresholds:
@@ -71,13 +79,17 @@ class Reference:
             case "epoch/dispute" if not self._world.hub_lies:
                 self._dispute(_core.view(fields[1]))
             case "epoch/plan-keys":
-                self._once(name, "plans", self._numbers[fields[0]], fields[0])
+                self._once(name, "answers a plan", self._numbers[fields[0]], fields[0])
+                for key in map(_core.view, fields[1]):
+                    if self._kems.setdefault(key["kem"], fields[0]) != fields[0]:
+                        self._world.violate("fresh-keys", f"{name} has a KEM key in use for two plans")
             case "epoch/dealings":
                 dealt = b"".join(dealing for dealing, _ in fields[1])
                 self._once(name, "deals", self._numbers[fields[0]], dealt)
             case "epoch/prepared":
                 for receipt in map(_core.view, fields[0]):
                     self._once(name, "prepares", receipt["epoch"], receipt["configuration"])
+                    self._prepared.setdefault(receipt["configuration"], set()).add(receipt["index"])
             case "epoch/activated" if fields[1]:
                 epoch = int(_core.view(fields[0])["epoch"])
                 self._floors[name] = max(epoch, self._floors.get(name, 0))
@@ -107,13 +119,30 @@ class Reference:
         self._world.note(f"the database: epoch {epoch} is {row['phase']} {row['reason']}")
         if row["phase"] in ("committed", "closed"):
             self._commit(bytes(row["configuration"]))
+        before, self._phases[epoch] = self._phases.get(epoch), row["phase"]
         if row["phase"] == "committed":
             self._certified(epoch, row)
+        elif row["phase"] == "closed" and before == "committed" and not self._forgot:
+            self._retired(epoch)
+
+    def serves(self, epoch: int) -> None:
+        """The hub's committed epoch is this one."""
+        if epoch < self._served:
+            self._world.violate("no-way-back", f"the hub is in epoch {epoch}, and was in {self._served}")
+        self._served = epoch
+
+    def _retired(self, epoch: int) -> None:
+        """Of what is called gone, nothing is left."""
+        for name in self._durable.keys() - self._old_disks:
+            if any(shard["epoch"] < epoch for shard in self._durable[name]):
+                self._world.violate("retired", f"epoch {epoch} is closed, and {name} has an older share")
 
     def _certified(self, epoch: int, row: dict[str, Any]) -> None:
         """A commit is decided on k + z receipts, and an honest one is of a share that is durable."""
         plan, receipts = _core.view(row["plan"]), [_core.view(each) for each in _core.decode(row["receipts"])]
         needed = plan["threshold"] + plan["margin"]
+        if plan["purpose"] == "create":
+            needed = max(needed, erase_quorum(len(plan["committee"]), plan["threshold"]))
         if len({receipt["index"] for receipt in receipts}) < needed:
             self._world.violate(
                 "certified", f"epoch {epoch} is committed on {len(receipts)} of {needed} receipts"
@@ -142,7 +171,7 @@ class Reference:
                 self._is_current(name, epoch)
 
     def look_at(self, name: NodeId, settled: list[dict[str, Any]] | None = None) -> None:
-        """What a crash that loses every unsynced write would leave of a node now; that is `settled`, if all is synced."""
+        """What a crash that loses every unsynced write would leave of a node now: `settled`, if all is synced."""
         if name in self._world.liars:
             return
         before = self._durable.get(name, [])
@@ -169,6 +198,12 @@ class Reference:
         self._generations.pop(name, None)
         self._done = {key: done for key, done in self._done.items() if key[0] != name}
 
+    def hub_forgot(self) -> None:
+        """Its database is an older copy, or it lied and does not know what it did."""
+        self._forgot, self._served = True, 0
+        self._phases.clear()
+        self._done = {key: done for key, done in self._done.items() if key[0] != HUB}
+
     # What it concludes.
 
     def _erased(self, name: NodeId, epoch: int) -> None:
@@ -189,7 +224,16 @@ class Reference:
     def _commit(self, configuration: bytes) -> None:
         seen = _core.view(configuration)
         plan = _core.view(seen["plan"])
+        if (seen["epoch"], seen["hash"]) in self._thresholds:
+            return
         self._thresholds[seen["epoch"], seen["hash"]] = plan["threshold"]
+        told = self._prepared.get(seen["hash"], set())
+        faulty = self._world.liars | self._old_disks
+        may_have = sum(s["index"] in told or NodeId(s["node"]) in faulty for s in plan["committee"])
+        if may_have < plan["threshold"] + plan["margin"]:
+            self._world.violate(
+                "certified", f"epoch {seen['epoch']} is current somewhere, and {may_have} have prepared it"
+            )
         self._quorums[seen["epoch"], seen["hash"]] = erase_quorum(len(plan["committee"]), plan["threshold"])
         self._same_key(_core.encode(seen["commitments"][0]), f"the configuration of epoch {seen['epoch']}")
         if seen["hash"] in self._disputed:
@@ -214,13 +258,9 @@ class Reference:
     def check_enough(self) -> None:
         if not self._thresholds:
             return
-        if any(len(self.durable(*epoch)) >= k for epoch, k in self._thresholds.items()):
-            self._held_once = True
-        elif self._held_once or not self._world.liars:
+        if all(len(self.durable(*epoch)) < k for epoch, k in self._thresholds.items()):
             held = {epoch: sorted(self.durable(epoch, hash_)) for epoch, hash_ in self._thresholds}
             self._world.violate("enough", f"no committed epoch has k shards, honest nodes hold {held}")
-        else:
-            self.born_without_enough = True
 
     def answered(self, name: NodeId, epoch: int) -> None:
         """A node gave its share of this epoch away."""

@@ -37,7 +37,6 @@ class Outcome:
     trace: str
     seconds: float
     """Virtual ones."""
-    born_without_enough: bool
 
 
 def run(seed: int, founded: Founded, also: frozenset[str] = frozenset()) -> Outcome:
@@ -60,7 +59,6 @@ def run(seed: int, founded: Founded, also: frozenset[str] = frozenset()) -> Outc
         tuple(world.lines),
         world.trace,
         world.loop.time(),
-        world.reference.born_without_enough,
     )
 
 
@@ -69,10 +67,11 @@ class Schedule:
         self._world = world
         self._rng = rng = world.rng
         self._quorum = Quorum(*rng.choice(SHAPES))
+        world.names = world.names[: rng.randint(max(4, self._quorum.holders), len(world.names))]
         floor = rng.randint(2, self._quorum.threshold)
         self._charter = founded.charters[floor]
         self._floor = floor
-        chosen = {name: weight for name, weight in ACTIONS.items() if rng.random() < 0.6}
+        chosen = {name: weight for name, weight in ACTIONS.items() if rng.random() < 0.6 or name in also}
         self._kinds = {
             name: weight
             for name, weight in chosen.items()
@@ -113,7 +112,7 @@ class Schedule:
             getattr(self, f"_{action}")()
             if world.violations:
                 return
-            await asyncio.sleep(rng.choice((0.005, 0.02, 0.1, 0.5, 2.0, 6.0)) * rng.uniform(0.5, 1.0))
+            await asyncio.sleep(rng.choice((0.005, 0.02, 0.1, 0.5, 1.5, 4.0)) * rng.uniform(0.5, 1.0))
         await self._heal()
 
     # What an operator asks for.
@@ -256,6 +255,7 @@ class Schedule:
             await evil.lie(self._world, hub, self._charter)
         except _core.CoreError as why:
             self._world.note(f"the hub's lie: {why.code}")
+        self._world.reference.hub_forgot()
         if hub.alive:
             self._world.stop(HUB, "it has lied")
 

@@ -193,6 +193,7 @@ class World:
         if self.up(HUB):
             self.stop(HUB, "its database is restored")
         self.store = store.copy()
+        self.reference.hub_forgot()
 
     def roll_back(self, name: NodeId, copy: core.Medium) -> None:
         """A node's disk is an older copy from now on."""
@@ -249,13 +250,17 @@ class World:
         fenced = [(index, node.value, (1, self._fence)) for index, node in called]
         grant = hub.module.grant(request, fenced)
         progress: dict[str, Any] = {}
+        used: set[int] = set()
         for _, node in called:
             holder = self.processes[node]
             for _, statement, refused in holder.run(holder.module.answer, grant)["given"]:
                 if refused is None:
                     self.reference.answered(node, epoch)
                     progress = asking.run(asking.module.receive, statement)
+                    used.add(_core.view(statement)["epoch"])
         combined = progress.get("state") == "combined"
+        if combined and used != {epoch}:
+            self.violate("one-epoch", f"a session in epoch {epoch} has used shares of {sorted(used)}")
         closed = progress["closed"] if combined else asking.run(asking.module.abandon, session, "expired")
         for _, node in called:
             holder = self.processes[node]

@@ -20,13 +20,16 @@ use crate::encoding::encode;
 use crate::error::{Code, Result, fail};
 use crate::ids::{DomainId, Epoch, Hash, NodeId, ShareIndex};
 use crate::seal::hpke::KemPrivate;
-use crate::seal::statement::{Signed, Statement};
+use crate::seal::statement::{Signed, Statement, hash_in};
 use crate::sharing::Share;
 use crate::vault::Change;
 
 /// An epoch as its member knows it: configuration, state, the member's indices, the threshold, whether its shares are
 /// barred, whether one of them is worn.
 pub type EpochHeld = (Signed<Configuration>, EpochState, Vec<ShareIndex>, u8, bool, bool);
+
+/// A commit as one shows it to another: configuration, receipts, dealings.
+pub type Commit = (Vec<u8>, Vec<Vec<u8>>, Vec<Vec<u8>>);
 
 pub fn own_seats(plan: &Plan, me: &NodeId) -> Vec<Seat> {
     plan.committee.iter().filter(|s| &s.node == me).cloned().collect()
@@ -49,6 +52,8 @@ impl Module {
             let mut answers = Vec::new();
             for seat in seats {
                 let key = KemPrivate::generate(&mut *s.rng)?;
+                #[cfg(feature = "testing")]
+                let key = if super::inspect::mistaken("long-term-keys") { s.long_term_key()? } else { key };
                 let body = PlanKey {
                     fleet: plan.body().fleet,
                     domain: plan.body().domain.clone(),
@@ -133,11 +138,15 @@ impl Module {
                 Some((hash, _)) if hash != configuration.hash() => {
                     return fail(Code::WrongEpoch, format!("epoch {epoch} has another configuration here"));
                 }
+                #[cfg(feature = "testing")]
+                Some((_, EpochState::Retired)) if super::inspect::mistaken("back-to-retired") => {
+                    s.make_current(&configuration, receipts, dealings)?;
+                }
                 Some((_, EpochState::Retired)) => {
                     return fail(Code::WrongEpoch, format!("a later epoch than {epoch} is current here"));
                 }
                 Some((_, EpochState::Current)) => {}
-                Some((_, EpochState::Pending)) => s.activate_pending(&configuration, receipts)?,
+                Some((_, EpochState::Pending)) => s.activate_pending(&configuration, receipts, dealings)?,
                 None => s.learn_epoch(&configuration, receipts, dealings)?,
             }
             s.activated_receipts(&configuration)
@@ -186,27 +195,40 @@ impl Module {
         self.with(|s, _| s.is_worn(s.current(domain)?))
     }
 
-    /// The current epoch of `domain` with the certificate that it was committed on, for one that asks for an older.
-    pub fn commit_certificate(&self, domain: &DomainId) -> Result<(Vec<u8>, Vec<Vec<u8>>)> {
+    /// The current epoch of `domain` with the certificate that it was committed on and the dealings that it is made
+    /// of, for one that knows an older. An epoch that an earlier release made current has no dealings here.
+    pub fn commit_certificate(&self, domain: &DomainId) -> Result<Commit> {
         self.with(|s, _| {
             let configuration = &s.current(domain)?.configuration;
             let id = store::epoch_id(domain, configuration.body().epoch);
             let record: EpochRecord = store::stored(&must(&s.vault, store::EPOCH, &id)?)?;
-            Ok((configuration.bytes().to_vec(), record.certificate.into_iter().map(|r| r.0).collect()))
+            let mut dealings = Vec::new();
+            for id in dealing_ids(configuration) {
+                dealings.extend(s.vault.get(store::DEALING, &id)?.map(|dealing| dealing.to_vec()));
+            }
+            let receipts = record.certificate.into_iter().map(|r| r.0).collect();
+            Ok((configuration.bytes().to_vec(), receipts, dealings))
         })
     }
+}
+
+/// The names of the records of an epoch's dealings.
+fn dealing_ids(configuration: &Signed<Configuration>) -> Vec<Vec<u8>> {
+    let c = configuration.body();
+    (0..).take(c.dealings.len()).map(|position| store::dealing_id(&c.domain, c.epoch, position)).collect()
 }
 
 /// What an epoch leaves in the vault, by name, to be erased.
 pub struct Gone {
     epoch: Vec<u8>,
     shares: Vec<Vec<u8>>,
+    dealings: Vec<Vec<u8>>,
 }
 
 impl Gone {
     pub fn new(domain: &DomainId, epoch: Epoch, held: &HeldEpoch) -> Self {
         let shares = held.shares.keys().map(|x| store::share_id(domain, epoch, *x)).collect();
-        Self { epoch: store::epoch_id(domain, epoch), shares }
+        Self { epoch: store::epoch_id(domain, epoch), shares, dealings: dealing_ids(&held.configuration) }
     }
 
     pub fn changes(&self) -> Vec<Change<'_>> {
@@ -218,6 +240,7 @@ impl Gone {
             changes.push(Change::Erase { table: store::SHARE, id });
             changes.push(Change::Delete { table: store::USAGE, id });
         }
+        changes.extend(self.dealings.iter().map(|id| Change::Delete { table: store::DEALING, id }));
         changes
     }
 }
@@ -232,6 +255,11 @@ impl State {
     fn is_worn(&self, held: &HeldEpoch) -> Result<bool> {
         let limits = &self.charter(&held.configuration.body().domain)?.limits;
         Ok(held.shares.values().any(|usage| usage.is_worn(limits)))
+    }
+
+    #[cfg(feature = "testing")]
+    fn long_term_key(&self) -> Result<KemPrivate> {
+        KemPrivate::from_seed(crate::memory::Secret::take_from(&mut self.kem.seed().expose().to_owned())?)
     }
 
     fn store_pending(
@@ -252,6 +280,17 @@ impl State {
         for (id, value) in &secrets {
             changes.push(Change::PutSecret { table: store::SHARE, id, value: &**value });
         }
+        #[cfg(feature = "testing")]
+        let gone: Vec<Gone> = self
+            .epochs
+            .get(&domain)
+            .into_iter()
+            .flatten()
+            .filter(|_| super::inspect::mistaken("erase-at-prepare"))
+            .map(|(e, h)| Gone::new(&domain, *e, h))
+            .collect();
+        #[cfg(feature = "testing")]
+        changes.extend(gone.iter().flat_map(Gone::changes));
         #[cfg(feature = "testing")]
         if super::inspect::mistaken("receipt-unstored") {
             changes.clear();
@@ -284,11 +323,12 @@ impl State {
         &mut self,
         configuration: &Signed<Configuration>,
         receipts: &[Vec<u8>],
+        dealings: &[Vec<u8>],
     ) -> Result<()> {
         let plan: Signed<Plan> = self.verify_hub(&configuration.body().plan.0)?;
         self.dealt_epoch(plan.body())?;
         self.check_certificate(configuration, plan.body(), receipts)?;
-        self.make_current(configuration, receipts)
+        self.make_current(configuration, receipts, dealings)
     }
 
     /// Takes up a committed epoch in which this module has no share: it was away, or has no index.
@@ -338,11 +378,17 @@ impl State {
             self.burn(&c.domain, c.epoch)?;
         }
         self.epochs.entry(c.domain.clone()).or_default().insert(c.epoch, held);
-        self.make_current(configuration, receipts)
+        self.make_current(configuration, receipts, dealings)
     }
 
-    /// Makes a known epoch current, the one before it retired, and erases what other attempts left; in one commit.
-    fn make_current(&mut self, configuration: &Signed<Configuration>, receipts: &[Vec<u8>]) -> Result<()> {
+    /// Makes a known epoch current, the one before it retired, and erases what other attempts left; in one commit. The
+    /// dealings are kept, if they are those that the configuration names: who missed the epoch believes no other.
+    fn make_current(
+        &mut self,
+        configuration: &Signed<Configuration>,
+        receipts: &[Vec<u8>],
+        dealings: &[Vec<u8>],
+    ) -> Result<()> {
         let (domain, epoch) = (configuration.body().domain.clone(), configuration.body().epoch);
         let known = self.epochs.entry(domain.clone()).or_default();
         let indices = known.get(&epoch).map(|h| h.shares.keys().copied().collect()).unwrap_or_default();
@@ -363,7 +409,20 @@ impl State {
                 (store::epoch_id(&domain, *e), encode(&record))
             })
             .collect();
+        let replaced: Vec<Vec<u8>> = others()
+            .filter(|(_, h)| h.state == EpochState::Current)
+            .flat_map(|(_, h)| dealing_ids(&h.configuration))
+            .collect();
+        let ids = dealing_ids(configuration);
+        let is_named = |(bytes, hash): (&Vec<u8>, &Hash)| hash_in(bytes).is_ok_and(|h| h == *hash);
+        let are_named =
+            dealings.len() == ids.len() && dealings.iter().zip(&configuration.body().dealings).all(is_named);
         let mut changes = vec![Change::Put { table: store::EPOCH, id: &id, value: &record }];
+        changes.extend(replaced.iter().map(|id| Change::Delete { table: store::DEALING, id }));
+        if are_named {
+            let each = ids.iter().zip(dealings);
+            changes.extend(each.map(|(id, value)| Change::Put { table: store::DEALING, id, value }));
+        }
         changes.extend(retired.iter().map(|(id, value)| Change::Put { table: store::EPOCH, id, value }));
         changes.extend(gone.iter().flat_map(Gone::changes));
         #[cfg(feature = "testing")]
@@ -428,7 +487,10 @@ impl State {
             let receipt = self.verify_past::<Prepared>(bytes)?;
             let r = receipt.body();
             let seat = plan.committee.iter().find(|s| s.index == r.index);
-            if r.configuration != configuration.hash() || seat.is_none_or(|s| &s.node != receipt.signer()) {
+            let fits = r.configuration == configuration.hash();
+            #[cfg(feature = "testing")]
+            let fits = fits || super::inspect::mistaken("any-receipts");
+            if !fits || seat.is_none_or(|s| &s.node != receipt.signer()) {
                 return fail(Code::WrongEpoch, "a receipt of the certificate is not for this configuration");
             }
             indices.insert(r.index);
@@ -477,6 +539,8 @@ impl State {
         let need = erase_quorum(&held.plan);
         #[cfg(feature = "testing")]
         let need = if super::inspect::mistaken("erase-early") { 1 } else { need };
+        #[cfg(feature = "testing")]
+        let need = if super::inspect::mistaken("erase-short") { need - 1 } else { need };
         if indices.len() < need {
             let what = format!("the erase certificate holds {} of {need} receipts", indices.len());
             return fail(Code::NotEnoughShares, what);

@@ -25,13 +25,22 @@ use crate::vault::faults::{FaultyDisk, Memory, Unsynced};
 use crate::vault::{Root, Vault};
 
 /// What `mistaken` may be asked for, each where the right thing is done otherwise.
-const MISTAKES: [&str; 6] = [
+const MISTAKES: [&str; 15] = [
     "receipt-unstored",
     "few-receipts",
+    "any-receipts",
     "erase-early",
+    "erase-short",
+    "erase-at-prepare",
     "erase-at-commit",
     "burn-in-memory",
     "current-in-memory",
+    "back-to-retired",
+    "deals-twice",
+    "any-constant",
+    "any-sub-share",
+    "long-term-keys",
+    "serve-old",
 ];
 
 static MISTAKE: AtomicUsize = AtomicUsize::new(usize::MAX);
@@ -211,17 +220,19 @@ impl Thief {
         Ok(self.sign(fleet, Opening { fleet, domain, to_epoch, complaint, plan_key, pair, seed }))
     }
 
-    /// A dealing with other sealed sub-shares, or with the commitments of another one.
+    /// A dealing with other sealed sub-shares, or with the commitments of another one, all or all but the constant.
     pub fn dealing(
         &self,
         dealing: &[u8],
         sealed: &[Vec<u8>],
         commitments_of: Option<&[u8]>,
+        keeps_constant: bool,
     ) -> Result<Vec<u8>> {
         let mut body = read_unverified::<Dealing>(dealing)?.into_body();
         body.sealed = sealed.iter().map(|s| super::dealings::sealed_hash(s)).collect();
         if let Some(other) = commitments_of {
-            body.commitments = read_unverified::<Dealing>(other)?.into_body().commitments;
+            let other = read_unverified::<Dealing>(other)?.into_body().commitments;
+            body.commitments = if keeps_constant { body.commitments.with_tail_of(&other)? } else { other };
         }
         Ok(self.sign(body.fleet, body))
     }

@@ -451,7 +451,7 @@ pub fn unknown_domain(domain: &DomainId) -> Error {
     Error::new(Code::UnknownDomain, format!("this module knows no charter of {domain}"))
 }
 
-fn no_shard(domain: &DomainId) -> Error {
+pub fn no_shard(domain: &DomainId) -> Error {
     Error::new(Code::NotAMember, format!("this module holds no shard of the current epoch of {domain}"))
 }
 

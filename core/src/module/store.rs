@@ -20,6 +20,8 @@ pub const CHARTER: &str = "charter";
 pub const BURNT: &str = "burnt";
 pub const DEALT: &str = "dealt";
 pub const EPOCH: &str = "epochs";
+/// The dealings that the current epoch was made of, one record each. Epochs of releases before this have none.
+pub const DEALING: &str = "dealings";
 /// Where the releases before epoch changes kept their epochs, as [`OldEpochRecord`].
 pub const OLD_EPOCH: &str = "epoch";
 pub const SHARE: &str = "share";
@@ -103,6 +105,15 @@ record! {
 record! {
     /// Names one share's records.
     pub struct ShareKey { pub domain: DomainId, pub epoch: Epoch, pub index: ShareIndex }
+}
+
+record! {
+    /// Names one dealing of an epoch, by its place in the configuration.
+    pub struct DealingKey { pub domain: DomainId, pub epoch: Epoch, pub position: u32 }
+}
+
+pub fn dealing_id(domain: &DomainId, epoch: Epoch, position: u32) -> Vec<u8> {
+    encode(&DealingKey { domain: domain.clone(), epoch, position })
 }
 
 pub fn epoch_id(domain: &DomainId, epoch: Epoch) -> Vec<u8> {

@@ -150,7 +150,7 @@ fn n48_after_the_commit_no_older_share_leaves_a_module() {
     refresh(&fleet, 1, 2, &ALL);
     let refusal = fleet.refusal(2, &grant);
     assert_eq!(refusal.reason, Code::WrongEpoch.as_str());
-    let (configuration, certificate) = fleet.node(2).commit_certificate(&domain()).expect("shown");
+    let (configuration, certificate, _) = fleet.node(2).commit_certificate(&domain()).expect("shown");
     assert_eq!(said::<Configuration>(&configuration).epoch, Epoch(2));
     assert_eq!(certificate.len(), 5);
     // The one that asked has no session in the old epoch any more, so that it cannot mix the two.

@@ -42,6 +42,8 @@ REBUILD_AFTER = 10.0
 """Seconds that an epoch has had too few live holders until it is rebuilt from an earlier one that is not erased."""
 BACKOFF = (5.0, 300.0)
 """Seconds until a change in the background is tried again: at first, and at most. It doubles each time."""
+DISTRUST = 3
+"""After that many attempts of which it was the fault, since the last commit, a holder is not counted on."""
 FORGET = 10
 """After that many times the wait without a need, it begins from the first one again."""
 
@@ -181,7 +183,7 @@ class Changes:
         return charter
 
     def _source(self, known: Domain) -> "_Source":
-        """The current epoch; or, if too few of its holders are live, it with the shards that older copies of vaults
+        """The current epoch; or, if too few of its holders live and deal, it with the shards that older copies of vaults
         brought back, which serve nothing else; or the newest retired one that has enough.
         """
         current = _current(known)
@@ -190,10 +192,13 @@ class Changes:
             for each in self._epochs.settlings.earlier(known.domain)
         )
         sources = (current, replace(current, barred=True), *retired)
-        return next((source for source in sources if self._has_enough(source)), current)
+        return next((source for source in sources if self._can_deal(source)), current)
 
-    def _has_enough(self, source: "_Source") -> bool:
-        return len(self._dealers(source)) >= source.threshold
+    def _can_deal(self, source: "_Source") -> bool:
+        """Whether k of its holders are live and have not failed again and again: one that lies claims a share, too."""
+        failures = self._epochs.failures.get(source.domain, Counter())
+        sound = [node for node, _ in self._dealers(source) if failures[node] < DISTRUST]
+        return len(sound) >= source.threshold
 
     def _order(self, purpose: str, source: "_Source", threshold: int, shards: tuple[Shard, ...]) -> Order:
         """Dealt by k indices of `source` whose nodes are live, have their share and are not convicted, first those that
@@ -322,15 +327,16 @@ class Changes:
             for node in self._epochs.settlings.lagging(known.domain)
         )
         turn.lagging_since = _since(turn.lagging_since, lagging, now)
-        lost = len(self._holders(_current(known))) < known.threshold
+        lost = not self._can_deal(_current(known))
         turn.lost_since = _since(turn.lost_since, lost, now)
         if not lagging and not lost and now >= turn.not_before + FORGET * turn.wait:
             turn.wait = BACKOFF[0]
         if now < turn.not_before or self._epochs.is_busy(known.domain):
             return None
-        if turn.lost_since is not None:
-            waited = now - turn.lost_since >= REBUILD_AFTER
-            return _Due.REPAIR if waited and self._has_enough(self._source(known)) else None
+        if turn.lost_since is not None and self._source(known) != _current(known):
+            return _Due.REPAIR if now - turn.lost_since >= REBUILD_AFTER else None
+        if len(self._dealers(_current(known))) < known.threshold:
+            return None
         if turn.lagging_since is not None and now - turn.lagging_since >= REPAIR_AFTER:
             return _Due.REPAIR
         if self._is_worn(known):

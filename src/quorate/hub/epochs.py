@@ -27,7 +27,7 @@ from quorate.hub.settling import Settlings, committed, seats
 from quorate.ids import HUB, DomainId, NodeId
 from quorate.protocol import dispute
 from quorate.protocol import epoch_change as change
-from quorate.protocol.quorum import Shard, margin
+from quorate.protocol.quorum import Shard, erase_quorum, margin
 from quorate.protocol.session_events import DomainIs
 from quorate.store.database import AttemptRow, Database, current_epochs, highest_epochs
 from quorate.wire.links import LinkDown
@@ -146,6 +146,7 @@ class Epochs:
         self._loaded = False
         self._shown: dict[bytes, set[int]] = {}
         self._certificates: dict[bytes, list[bytes]] = {}
+        self._dealings: dict[bytes, list[bytes]] = {}
         self.domains: dict[DomainId, Domain] = {}
         """By sharing: each key version of a domain is one."""
         self.since: dict[DomainId, int] = {}
@@ -166,7 +167,7 @@ class Epochs:
         dispatch.on("epoch/refused", 4, self._on_refused, hub_only=False)
         dispatch.on("epoch/complaint", 1, self._on_complaint, hub_only=False)
         dispatch.on("epoch/opening", 1, self._on_opening, hub_only=False)
-        dispatch.on("epoch/current", 2, self._on_current, hub_only=False)
+        dispatch.on("epoch/current", 3, self._on_current, hub_only=False)
         self.settlings.register(dispatch)
 
     async def load(self) -> None:
@@ -378,13 +379,16 @@ class Epochs:
                 self._feed(running, dispute.OpeningCame(sender, plan_hash, seen["complaint"], opening))
 
     async def _on_current(self, sender: NodeId, fields: Fields) -> None:
-        """A node shows the configuration of an epoch that is current in it, and the receipts of its commit."""
+        """A node shows an epoch that is current in it: configuration, receipts of its commit, dealings."""
         configuration, receipts = bytes(fields[0]), [bytes(receipt) for receipt in fields[1]]
+        dealings = [bytes(dealing) for dealing in fields[2]]
         plan = self._plan_of(configuration)
         shown = self._shown.setdefault(configuration, set())
         shown |= {index for index, node in seats(plan) if node == sender}
         if self._is_certificate(configuration, plan, receipts):  # a release before this one did not keep them
             self._certificates[configuration] = receipts
+        if [_core.view(dealing)["hash"] for dealing in dealings] == _core.view(configuration)["dealings"]:
+            self._dealings[configuration] = dealings
         if self._loaded:
             await self._adopt(configuration)
 
@@ -410,8 +414,9 @@ class Epochs:
     async def _adopt(self, configuration: bytes) -> None:
         """Takes up a committed epoch that the database, an older copy, does not have.
 
-        k indices must show it: fewer may lie, and one that does not has checked its certificate. What is known
-        already, or is being made, needs none.
+        Its certificate is proof enough, whoever shows it: members gave their receipts to this hub alone, which shows
+        them to nobody before it has decided. Without one (an earlier release's modules kept none) k indices must show
+        it: fewer may lie. What is known already, or is being made, needs neither.
         """
         seen, plan = _core.view(configuration), self._plan_of(configuration)
         domain, epoch = DomainId(seen["domain"]), int(seen["epoch"])
@@ -420,15 +425,18 @@ class Epochs:
             return
         if self._is_dropped(domain):
             return
-        charter = self.charter(domain)
-        if charter is None or len(self._shown[configuration]) < plan["threshold"]:
+        charter, receipts = self.charter(domain), self._certificates.get(configuration)
+        shown = len(self._shown[configuration]) >= plan["threshold"]
+        if charter is None or (receipts is None and not shown):
             return
         self._planning.add(domain)
         try:
             await self._journal.epoch(domain, epoch, "adopted", "")
             columns = {"plan": seen["plan"], "charter": charter, "configuration": configuration}
-            if (receipts := self._certificates.get(configuration)) is not None:
+            if receipts is not None:
                 columns["receipts"] = _core.encode(receipts)
+            if (dealings := self._dealings.get(configuration)) is not None:
+                columns["dealings"] = _core.encode(dealings)
             at = int(time.time())
             await self._database.put_attempt(domain.value, epoch, phase="closed", reason="", at=at, **columns)
         finally:
@@ -639,10 +647,13 @@ def _plan(statement: bytes, charter: bytes) -> change.Plan:
     seen = _core.view(statement)
     shards = seats(seen)
     dealers = tuple((NodeId(dealer["node"]), dealer["index"]) for dealer in seen["dealers"])
-    return change.Plan(seen["hash"], statement, charter, shards, _needed(seen), dealers)
+    # Behind a first epoch there is no other: of so many receipts k tell the truth, although k - 1 lie.
+    is_fresh = seen["purpose"] in ("create", "rotate")
+    needed = erase_quorum(len(shards), seen["threshold"]) if is_fresh else _needed(seen)
+    return change.Plan(seen["hash"], statement, charter, shards, max(needed, _needed(seen)), dealers)
 
 
 def _needed(plan: dict[str, Any]) -> int:
-    """k + z."""
+    """k + z: what a member's module wants of a certificate."""
     threshold: int = plan["threshold"]
     return threshold + margin(len(plan["committee"]), threshold)

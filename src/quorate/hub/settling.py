@@ -242,14 +242,18 @@ class Settlings:
             self._revived.setdefault(domain, set()).add(node)
 
     def _lead_on(self, of: _Of, node: NodeId) -> None:
-        """A node that is in an older epoch is shown all later ones, each proven by the one before."""
-        domain = of.committed.domain
+        """A node that is in an older epoch is shown all later ones, each proven by the one before; one that has said
+        that it took this one up, and now knows of none (its disk went back), this one.
+        """
+        domain, current = of.committed.domain, of.committed.epoch
         known = self._nodes.known[node].epochs.get(domain)
-        if known is None or known[0] >= of.committed.epoch or self._shown.get((node, domain)) == known[0]:
+        at = 0 if known is None else known[0]
+        if at >= current or self._shown.get((node, domain)) == at or node not in of.machine.involved:
             return
-        if node in of.machine.involved:
-            self._shown[node, domain] = known[0]
-            self._fleet.spawn(self._show(node, domain, known[0], of.committed.epoch))
+        if known is None and node in of.machine.late:
+            return  # it is on its way
+        self._shown[node, domain] = at
+        self._fleet.spawn(self._show(node, domain, current - 1 if known is None else at, current))
 
     async def _show(self, node: NodeId, domain: DomainId, after: int, until: int) -> None:
         """The commits of the epochs above `after`, up to `until`, in order."""

@@ -162,8 +162,8 @@ class Epochs:
         for epoch in self._hsm.module.epochs():
             current = self.current.get(DomainId(epoch["domain"]))
             if current is not None and current.configuration == epoch["configuration"]:
-                configuration, receipts = self._hsm.module.commit_certificate(epoch["domain"])
-                self._fleet.post(HUB, "epoch/current", configuration, receipts)
+                commit = self._hsm.module.commit_certificate(epoch["domain"])
+                self._fleet.post(HUB, "epoch/current", *commit)
 
     async def _on_plan(self, _sender: NodeId, fields: Fields) -> None:
         plan, charter = fields

@@ -87,11 +87,11 @@ class Holder:
     def _show_commit(self, requester: NodeId, domain: str, epoch: int) -> None:
         """Who asks for an older epoch is shown that it is over, instead of a shard (attack N48)."""
         try:
-            configuration, receipts = self._module.commit_certificate(domain)
+            configuration, receipts, dealings = self._module.commit_certificate(domain)
         except _core.CoreError:  # this node is the one that is behind
             return
         if requester != self._fleet.own and _core.view(configuration)["epoch"] > epoch:
-            self._post(requester, "epoch/commit", configuration, receipts, [])
+            self._post(requester, "epoch/commit", configuration, receipts, dealings)
 
     def _post(self, to: NodeId, kind: str, *fields: object) -> None:
         try:

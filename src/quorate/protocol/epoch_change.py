@@ -51,8 +51,8 @@ class Phase(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A signed plan's public part. `needed`: k + z receipts; `dealers`: who deals which index of the old epoch, None
-    where a fresh secret is dealt.
+    """A signed plan's public part. `needed`: receipts, k + z or, where a fresh secret is dealt, min(n, 2k - 1);
+    `dealers`: who deals which index of the old epoch, None for a fresh secret.
     """
 
     hash: bytes

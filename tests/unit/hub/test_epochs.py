@@ -199,22 +199,23 @@ async def with_an_older_database(hub: Any, domain: str = "payroll") -> tuple[Epo
     return Epochs(hub.hsm, hub.fleet, journal, older, hub.nodes, hub.committed.append), held["statement"]
 
 
-def test_an_epoch_that_k_members_show_is_adopted_and_survives_a_restart(with_hub: Run) -> None:
+def test_an_epoch_whose_certificate_is_shown_is_adopted_and_survives_a_restart(with_hub: Run) -> None:
     async def work(hub: Any) -> None:
         epochs, configuration = await with_an_older_database(hub)
         await epochs.load()
         before = len(hub.committed)
-        _, receipts = hub.modules["a"].commit_certificate("payroll")
-        await epochs._on_current(NodeId("a"), [configuration, receipts])
-        await epochs._on_current(NodeId("a"), [configuration, receipts[:1]])
+        _, receipts, dealings = hub.modules["a"].commit_certificate("payroll")
+        await epochs._on_current(NodeId("a"), [configuration, receipts[:1], []])
+        await epochs._on_current(NodeId("a"), [configuration, receipts[:1] * 3, []])
         assert DomainId("payroll") not in epochs.domains, "one member is no proof"
-        await epochs._on_current(NodeId("c"), [configuration, []])
+        await epochs._on_current(NodeId("a"), [configuration, receipts, dealings])
         adopted = epochs.domains[DomainId("payroll")]
         assert adopted == replace(hub.epochs.domains[DomainId("payroll")], at=adopted.at)
         (row,) = await hub.olders[0].attempts()
         assert _core.decode(row.receipts) == receipts
+        assert _core.decode(row.dealings) == dealings, "one that missed the epoch is shown them"
         assert hub.committed[before:] == [adopted]
-        await epochs._on_current(NodeId("b"), [configuration, []])
+        await epochs._on_current(NodeId("b"), [configuration, [], []])
         assert hub.committed[before:] == [adopted], "once"
         assert "epoch" in hub.audited()
 
@@ -235,10 +236,10 @@ def test_what_is_shown_before_the_database_is_read_counts_afterwards(with_hub: R
     async def work(hub: Any) -> None:
         epochs, configuration = await with_an_older_database(hub)
         for name in ("a", "b"):
-            await epochs._on_current(NodeId(name), [configuration, []])
+            await epochs._on_current(NodeId(name), [configuration, [], []])
         assert not epochs.domains
         await epochs.load()
-        assert DomainId("payroll") in epochs.domains
+        assert DomainId("payroll") in epochs.domains, "k indices have shown it"
 
     with_hub(work)
 
@@ -249,7 +250,7 @@ def test_what_the_database_knows_is_not_adopted_again(with_hub: Run) -> None:
         (before,) = await hub.database.attempts()
         committed = list(hub.committed)
         for name in NAMES:
-            await hub.epochs._on_current(NodeId(name), [configuration, []])
+            await hub.epochs._on_current(NodeId(name), [configuration, [], []])
         assert await hub.database.attempts() == [before]
         assert hub.committed == committed
 
@@ -266,12 +267,12 @@ def test_a_configuration_that_the_hub_did_not_sign_is_not_counted(with_hub: Run)
         receipt = hub.modules["a"].prepare(held["statement"], [], [])[0]
         for name in NAMES:
             with pytest.raises(_core.CoreError):
-                await epochs._on_current(NodeId(name), [bytes(forged), []])
+                await epochs._on_current(NodeId(name), [bytes(forged), [], []])
             with pytest.raises(Dropped):
-                await epochs._on_current(NodeId(name), [receipt, []])
+                await epochs._on_current(NodeId(name), [receipt, [], []])
         for stranger in ("hub", "nobody"):  # who holds no index of it
-            await epochs._on_current(NodeId(stranger), [configuration, []])
-        await epochs._on_current(NodeId("a"), [configuration, []])
+            await epochs._on_current(NodeId(stranger), [configuration, [], []])
+        await epochs._on_current(NodeId("a"), [configuration, [], []])
         assert not epochs.domains
 
     with_hub(work)

@@ -98,7 +98,7 @@ def test_n48_member_shows_the_commit_to_another_and_it_speaks_for_itself(
 ) -> None:
     async def work(hub: Any, _members: Members, a: Node) -> None:
         hub.modules["b"].activate(*a.last("epoch/commit"))
-        configuration, certificate = hub.modules["b"].commit_certificate("payroll")
+        configuration, certificate, _ = hub.modules["b"].commit_certificate("payroll")
         await a.epochs._on_commit(B, (configuration, certificate[:1], []))
         assert (a.epochs.current[PAYROLL].epoch.value, a.changed) == (1, [])
         await a.epochs._on_commit(B, (configuration, certificate, []))
