@@ -41,12 +41,12 @@ bench: setup ## every promised figure, measured in one run: a table, and JSON (J
 bench-domains: setup ## a thousand domains: what refreshing all of them costs clients (DOMAINS=1000, JSON=FILE)
 	$(PY) bench/domains.py --domains $(or $(DOMAINS),1000) $(if $(JSON),--json "$(JSON)")
 
-simulate: testing-core ## epoch changes under crashes, partitions and liars on virtual time (SCHEDULES=1000, SEED=1, JOBS=1, ALSO=all)
+simulate: testing-core ## epoch changes under crashes, partitions and liars on virtual time (SCHEDULES=1000, SEED=1, JOBS=1, ALSO=all, CORE=fast|real)
 	@PYTHONPATH=.venv/testing:. $(PY) -m tests.simulation \
-		--schedules $(or $(SCHEDULES),1000) --seed $(or $(SEED),1) --jobs $(or $(JOBS),1) --also "$(ALSO)"
+		--schedules $(or $(SCHEDULES),1000) --seed $(or $(SEED),1) --jobs $(or $(JOBS),1) --also "$(ALSO)" --core $(or $(CORE),fast)
 
-mutants: testing-core ## mistakes on purpose, each of which the simulator must find
-	@PYTHONPATH=.venv/testing:. $(PY) -m tests.simulation.mutants --schedules $(or $(SCHEDULES),200)
+mutants: testing-core ## mistakes on purpose, each of which the simulator must find (SCHEDULES=10000, ONLY=words of a name)
+	@PYTHONPATH=.venv/testing:. $(PY) -m tests.simulation.mutants --schedules $(or $(SCHEDULES),10000) --only "$(ONLY)"
 
 crashpoints: setup ## a process killed before and after each durable call (OPERATION=…, ROLE=…, EVERY=1, JOBS=2, POINT=…)
 	@scripts/system-packages.sh tests

@@ -239,6 +239,18 @@ impl PyThief {
         Ok(bytes(py, &check(py, self.0.opening(complaint))?))
     }
 
+    fn deal_afresh<'py>(
+        &self,
+        py: Python<'py>,
+        dealing: &[u8],
+        plan: &[u8],
+        plan_keys: Vec<Vec<u8>>,
+        seed: u64,
+    ) -> PyResult<(Bound<'py, PyBytes>, Vec<Bound<'py, PyBytes>>)> {
+        let (made, sealed) = check(py, self.0.deal_afresh(dealing, plan, &plan_keys, seed))?;
+        Ok((bytes(py, &made), sealed.iter().map(|part| bytes(py, part)).collect()))
+    }
+
     #[pyo3(signature = (dealing, sealed, commitments_of=None, keeps_constant=false))]
     fn dealing<'py>(
         &self,
@@ -246,9 +258,8 @@ impl PyThief {
         dealing: &[u8],
         sealed: Vec<Vec<u8>>,
         commitments_of: Option<&[u8]>,
-        keeps_constant: bool,
     ) -> PyResult<Bound<'py, PyBytes>> {
-        Ok(bytes(py, &check(py, self.0.dealing(dealing, &sealed, commitments_of, keeps_constant))?))
+        Ok(bytes(py, &check(py, self.0.dealing(dealing, &sealed, commitments_of))?))
     }
 }
 

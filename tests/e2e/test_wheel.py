@@ -23,8 +23,8 @@ from tests.e2e.fleet import Cli, Fleet
 ROOT = Path(__file__).resolve().parents[2]
 TESTING = os.environ.get("QUORATE_TESTING_PATH")
 BUILD_TOOLS = ("cargo", "rustc", "maturin", "cc", "gcc", "clang")
-TESTING_ONLY = (b"corrupt_answers", b"QUORATE_TESTING_NEEDLES", b"QUORATE_TESTING_NO_WIPING")
-"""Names that only a core with the feature `testing` has in it: a method, and variables of the environment."""
+TESTING_ONLY = (b"corrupt_answers", b"use_stand_in", b"QUORATE_TESTING_NEEDLES", b"QUORATE_TESTING_NO_WIPING")
+"""Names that only a core with the feature `testing` has in it: a method, a function, variables of the environment."""
 
 
 def for_tests_only(core: bytes) -> list[bytes]:

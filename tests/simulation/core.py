@@ -43,8 +43,10 @@ class Thief(Protocol):
         dealing: bytes,
         sealed: Sequence[bytes],
         commitments_of: bytes | None = None,
-        keeps_constant: bool = False,
     ) -> bytes: ...
+    def deal_afresh(
+        self, dealing: bytes, plan: bytes, plan_keys: Sequence[bytes], seed: int
+    ) -> tuple[bytes, list[bytes]]: ...
 
 
 _testing: Any = _core

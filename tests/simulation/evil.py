@@ -1,4 +1,5 @@
-"""A hub that lies: it plans twice for one number, commits with whatever receipts it has, forgets what it did.
+"""A hub that lies: it plans twice for one number, commits with whatever receipts it has, repeats what is over, forgets
+what it did.
 
 Here: one such change, with the hub's own module and keys. Not here: the honest hub (`processes`).
 """
@@ -10,6 +11,7 @@ from typing import Any
 
 from quorate import _core
 from quorate.host.dispatch import Fields
+from quorate.hub import settling
 from quorate.ids import NodeId
 from quorate.wire.links import LinkDown
 
@@ -82,6 +84,8 @@ async def lie(world: World, hub: Hub, charter: bytes) -> None:
             return
         seats = list(known.shards)
         for node in world.names:
+            if rng.random() < 0.3:
+                continue  # few are to hold what it commits
             for configuration, dealings, sealed in rng.sample(
                 configurations, rng.randint(1, len(configurations))
             ):
@@ -94,22 +98,22 @@ async def lie(world: World, hub: Hub, charter: bytes) -> None:
                 for _ in range(rng.randint(1, 2)):
                     _post(hub, node, "epoch/prepare", configuration, dealings, parts)
         await asyncio.sleep(_STEP)
+        rows = [settling.committed(row) for row in await hub.database.committed_after(DOMAIN, 0)]
+        older = [list(each.receipts) for each in rows] or [[]]
         for configuration, dealings, _ in configurations:
             receipts = heard.receipts.get(("epoch/prepared", _core.view(configuration)["hash"]), {})
-            others = [
-                r
-                for key, found in heard.receipts.items()
-                if key[0] == "epoch/prepared"
-                for r in found.values()
-            ]
             for node in rng.sample(world.names, rng.randint(0, len(world.names))):
-                shown = list(receipts.values()) if rng.random() < 0.7 else others
+                shown = list(receipts.values()) if rng.random() < 0.6 else rng.choice(older)
                 _post(hub, node, "epoch/commit", configuration, shown, dealings)
         await asyncio.sleep(_STEP)
         for configuration, _, _ in configurations:
             receipts = heard.receipts.get(("epoch/activated", _core.view(configuration)["hash"]), {})
             for node in world.names:
                 _post(hub, node, "epoch/erase", list(receipts.values()))
+        for each in rows:  # what was true once
+            for node in rng.sample(world.names, rng.randint(0, len(world.names))):
+                dealings = list(each.dealings)
+                _post(hub, node, "epoch/commit", each.configuration, list(each.receipts), dealings)
         await asyncio.sleep(_STEP)
     finally:
         if heard.tap in hub.taps:

@@ -22,6 +22,7 @@ class Liar(Node):
         self._thief = core.thief(self.world.media[self.name])
         self._spoil = ""
         self._claimed: dict[str, tuple[int, bytes]] = {}
+        self._plan, self._keys = b"", list[bytes]()
         self._heard: list[bytes] = []
         """Dealings of others, whose commitments it passes off as its own."""
 
@@ -43,7 +44,8 @@ class Liar(Node):
         if choice == "honest" or kind == "epoch/abort":
             super().receive(sender, kind, body)
         elif kind == "epoch/deal":
-            self._spoil = self.rng.choice(("sub-shares", "constant", "tail", "order", "twice"))
+            self._spoil = self.rng.choice(("sub-shares", "constant", "secret", "values", "order", "twice"))
+            self._plan, self._keys = bytes(fields[0]), list(fields[2])
             super().receive(sender, kind, body)
         else:
             self._lie(kind, fields)
@@ -82,7 +84,11 @@ class Liar(Node):
                 return [self._thief.dealing(dealing, sealed), sealed]
             case "constant" | "tail" if self._heard:
                 other = self.rng.choice(self._heard)
-                return [self._thief.dealing(dealing, sealed, other, how == "tail"), sealed]
+                return [self._thief.dealing(dealing, sealed, other), sealed]
+            case "secret" | "values":
+                seed = self.rng.getrandbits(63)
+                made, values = self._thief.deal_afresh(dealing, self._plan, self._keys, seed)
+                return [made if how == "secret" else self._thief.dealing(dealing, values), values]
             case "order":
                 sealed.reverse()
                 return [self._thief.dealing(dealing, sealed), sealed]

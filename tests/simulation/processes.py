@@ -283,11 +283,10 @@ class Node(Process):
 
     def __init__(self, world: "World", name: NodeId, disk: core.Disk, module: _core.Module) -> None:
         super().__init__(world, name, disk, module)
-        self._hub_boot: int | None = None
         self._linked = False
         self._told = 0
         journal = cast(NodeJournal, storage.NodeJournal())
-        self.epochs = NodeEpochs(cast(Hsm, self.hsm), self.fleet, journal, lambda _: self._soon(), self._soon)
+        self.epochs = NodeEpochs(cast(Hsm, self.hsm), self.fleet, journal, self._changed, self._soon)
         self.epochs.register(self.dispatch)
         self.dispatch.on("node/again", 0, lambda _sender, _fields: self.epochs.tell_all())
 
@@ -307,10 +306,7 @@ class Node(Process):
     def greeted(self, peer: NodeId) -> None:
         self._linked = True
         self.epochs.tell_all()
-        boot = self.world.boot(HUB)
-        if boot != self._hub_boot:
-            self._hub_boot = boot
-            self.epochs.show()
+        self.epochs.show()
         self._soon()
 
     def show(self, later: bytes) -> None:
@@ -321,6 +317,11 @@ class Node(Process):
 
     def lost(self, peer: NodeId) -> None:
         self._linked = False
+
+    def _changed(self, _domain: DomainId) -> None:
+        self._soon()
+        if self.rng.random() < 0.1:  # while some are in one epoch, and some in the next
+            self.world.loop.call_later(self.rng.uniform(0.003, 0.01), self.world.session)
 
     def _soon(self) -> None:
         self.world.loop.call_soon(self._beat)

@@ -134,7 +134,8 @@ class Reference:
     def _retired(self, epoch: int) -> None:
         """Of what is called gone, nothing is left."""
         for name in self._durable.keys() - self._old_disks:
-            if any(shard["epoch"] < epoch for shard in self._durable[name]):
+            held = [shard for shard in self._durable[name] if shard["state"] != "pending"]
+            if any(shard["epoch"] < epoch for shard in held):
                 self._world.violate("retired", f"epoch {epoch} is closed, and {name} has an older share")
 
     def _certified(self, epoch: int, row: dict[str, Any]) -> None:

@@ -311,7 +311,7 @@ class Schedule:
                 return f"{node} does not hold index {index} of epoch {known.epoch}"
         if debts := {epoch: debt for epoch, debt in hub.epochs.settlings.debts(domain()).items() if debt}:
             return f"erasure debts {debts}"
-        if self._world.store.attempts[DOMAIN, known.epoch]["phase"] != "closed":
+        if self._world.store.attempts.get((DOMAIN, known.epoch), {}).get("phase") != "closed":
             return f"epoch {known.epoch} is not closed"
         if not self._refreshed:  # all the above came about by itself
             return self._ask_for_refresh()
@@ -351,7 +351,7 @@ class Schedule:
             world.violate("enough", f"the shards do not combine: {why.code}")
 
 
-OPEN = frozenset({"old_database", "evil", "deaf"})
+OPEN: frozenset[str] = frozenset()
 """What is known to leave a member behind for good, which a schedule has when it is asked for only."""
 
 UNFAIR = frozenset({"accusers", "cheats"})

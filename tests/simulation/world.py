@@ -37,7 +37,7 @@ class World:
     def __init__(self, seed: int, founded: Founded) -> None:
         self.rng = Random(seed)
         self.clock = core.clock()
-        self.loop = VirtualLoop(self.clock.advance)
+        self.loop = VirtualLoop(self.clock.advance)  # type: ignore[abstract]  # what is used is there
         self.names = [NodeId(name) for name in names()]
         self.liars: frozenset[NodeId] = frozenset()
         self.lying = True
@@ -309,9 +309,9 @@ def virtual_time(world: World) -> Iterator[None]:
     try:
         for user in users:
             user.time = _Time(world)
-        _core.view = lambda it: remembered(it) if type(it) is bytes else view(it)
+        setattr(_core, "view", lambda it: remembered(it) if type(it) is bytes else view(it))  # noqa: B010
         yield
     finally:
-        _core.view = view
+        setattr(_core, "view", view)  # noqa: B010
         for user, was in zip(users, real, strict=True):
             user.time = was

@@ -348,14 +348,18 @@ impl State {
         if p.threshold < self.charter(&c.domain)?.threshold_floor {
             return fail(Code::OutsideCharter, "this epoch's threshold is below its charter's floor");
         }
-        self.check_certificate(configuration, p, receipts)?;
-        // One that holds shares believes no later epoch that their holders did not deal (attacks N35, N69). One without
-        // has nothing to lose but the key's commitment, and may never have known the epoch that was dealt from.
+        let signers = self.check_certificate(configuration, p, receipts)?;
         let mut known = self.epochs.get(&c.domain).into_iter().flat_map(BTreeMap::values);
-        if known.clone().any(|h| h.state.is_committed() && !h.shares.is_empty() && !h.barred) {
+        // One that holds shares believes no later epoch that their holders had no part in (attacks N35, N69): k of them
+        // have prepared it, or k holders of the epoch before have dealt it. One without has nothing to lose but the
+        // key's commitment, and may never have known the epoch that was dealt from.
+        let held = |h: &&HeldEpoch| h.state.is_committed() && !h.shares.is_empty() && !h.barred;
+        let own = known.clone().filter(held).last();
+        if own.is_some_and(|own| !own.is_vouched_for_by(&signers)) {
             let from = self.dealt_epoch(p)?;
             self.check_configuration(configuration, &plan, from, dealings)?;
-        } else if let Some(current) = known.find(|h| h.state == EpochState::Current) {
+        }
+        if let Some(current) = known.find(|h| h.state == EpochState::Current) {
             if current.epoch() >= c.epoch {
                 return fail(Code::WrongEpoch, format!("epoch {} is current here", current.epoch()));
             }
@@ -475,14 +479,14 @@ impl State {
         }
     }
 
-    /// At least k + z receipts by distinct indices of this very configuration, each by its seat's node.
+    /// At least k + z receipts by distinct indices of this very configuration, each by its seat's node; who signed.
     fn check_certificate(
         &self,
         configuration: &Signed<Configuration>,
         plan: &Plan,
         receipts: &[Vec<u8>],
-    ) -> Result<()> {
-        let mut indices = BTreeSet::new();
+    ) -> Result<BTreeSet<NodeId>> {
+        let (mut indices, mut signers) = (BTreeSet::new(), BTreeSet::new());
         for bytes in receipts {
             let receipt = self.verify_past::<Prepared>(bytes)?;
             let r = receipt.body();
@@ -494,6 +498,7 @@ impl State {
                 return fail(Code::WrongEpoch, "a receipt of the certificate is not for this configuration");
             }
             indices.insert(r.index);
+            signers.insert(receipt.signer().clone());
         }
         let need = usize::from(plan.threshold) + usize::from(plan.margin);
         #[cfg(feature = "testing")]
@@ -504,7 +509,7 @@ impl State {
                 format!("the certificate holds {} of {need} receipts", indices.len()),
             );
         }
-        Ok(())
+        Ok(signers)
     }
 
     /// The epoch that an erase certificate proves to be held by enough indices, and its configuration's hash.

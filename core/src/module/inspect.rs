@@ -10,17 +10,20 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::Module;
-use super::messages::{Activated, Complaint, Configuration, Dealing, Erased, Fault, Opening, Prepared};
+use super::messages::{
+    Activated, Complaint, Configuration, Dealing, Erased, Fault, Opening, Plan, PlanKey, Prepared,
+};
 use super::state::{array, read_configuration};
 use super::store::{self, EpochRecord, EpochState, stored};
-use crate::encoding::{Bytes, digest};
+use crate::encoding::{Bytes, digest, encode};
 use crate::error::{Code, Result, fail};
 use crate::ids::{DomainId, Epoch, Hash, NodeId, ShareIndex};
 use crate::memory::Secret;
 use crate::rng::SeededRng;
+use crate::seal::hpke;
 use crate::seal::signing::SigningKey;
 use crate::seal::statement::{self, Statement, hash_in, read_unverified};
-use crate::sharing::{LagrangeCache, Share, Threshold, combine, verify_share};
+use crate::sharing::{self, Constant, LagrangeCache, Share, Threshold, combine, verify_share};
 use crate::vault::faults::{FaultyDisk, Memory, Unsynced};
 use crate::vault::{Root, Vault};
 
@@ -137,7 +140,7 @@ fn shards_in(vault: &Vault) -> Result<Vec<Shard>> {
                 index,
                 threshold: plan.threshold,
                 configuration: configuration.hash(),
-                constant: crate::encoding::encode(c.commitments.constant()),
+                constant: encode(c.commitments.constant()),
                 valid: verify_share(&c.commitments, &share).is_ok(),
                 share,
             });
@@ -220,19 +223,46 @@ impl Thief {
         Ok(self.sign(fleet, Opening { fleet, domain, to_epoch, complaint, plan_key, pair, seed }))
     }
 
+    /// A dealing of a secret that nobody knew before, and its sealed sub-shares: sound, but for what it deals.
+    pub fn deal_afresh(
+        &self,
+        dealing: &[u8],
+        plan: &[u8],
+        plan_keys: &[Vec<u8>],
+        seed: u64,
+    ) -> Result<(Vec<u8>, Vec<Vec<u8>>)> {
+        let mut body = read_unverified::<Dealing>(dealing)?.into_body();
+        let plan = read_unverified::<Plan>(plan)?;
+        let keys: Vec<PlanKey> =
+            plan_keys.iter().map(|k| Ok(read_unverified(k)?.into_body())).collect::<Result<_>>()?;
+        let (p, mut rng) = (plan.body(), SeededRng::new(seed));
+        let indices: Vec<ShareIndex> = p.committee.iter().map(|seat| seat.index).collect();
+        let k = Threshold::new(u64::from(p.threshold))?;
+        let dealt = sharing::deal(k, &indices, Constant::Fresh, &mut rng)?;
+        let mut sealed = Vec::new();
+        for (seat, share) in p.committee.iter().zip(&dealt.shares) {
+            let info = encode(&super::dealings::sub_share_info(&plan, &self.name, seat));
+            sealed.push(match keys.iter().find(|key| key.index == seat.index) {
+                Some(key) => hpke::seal(&key.kem, &info, &[], &*share.to_bytes(), &mut rng)?,
+                None => Vec::new(),
+            });
+        }
+        body.sealed = sealed.iter().map(|s| super::dealings::sealed_hash(s)).collect();
+        body.commitments = dealt.commitments;
+        Ok((self.sign(body.fleet, body), sealed))
+    }
+
     /// A dealing with other sealed sub-shares, or with the commitments of another one, all or all but the constant.
     pub fn dealing(
         &self,
         dealing: &[u8],
         sealed: &[Vec<u8>],
         commitments_of: Option<&[u8]>,
-        keeps_constant: bool,
     ) -> Result<Vec<u8>> {
         let mut body = read_unverified::<Dealing>(dealing)?.into_body();
         body.sealed = sealed.iter().map(|s| super::dealings::sealed_hash(s)).collect();
         if let Some(other) = commitments_of {
-            let other = read_unverified::<Dealing>(other)?.into_body().commitments;
-            body.commitments = if keeps_constant { body.commitments.with_tail_of(&other)? } else { other };
+            body.commitments = read_unverified::<Dealing>(other)?.into_body().commitments;
         }
         Ok(self.sign(body.fleet, body))
     }

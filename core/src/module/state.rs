@@ -1,6 +1,6 @@
 //! A module's state: what it has verified and holds in memory, and how it comes back from the vault.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 use std::time::Duration;
 
@@ -130,6 +130,12 @@ impl HeldEpoch {
             return fail(Code::RolledBack, what);
         }
         Ok(())
+    }
+
+    /// Whether holders of k of its indices are among `signers`: not all of them lie.
+    pub fn is_vouched_for_by(&self, signers: &BTreeSet<NodeId>) -> bool {
+        let held = self.plan.committee.iter().filter(|seat| signers.contains(&seat.node)).count();
+        held >= usize::from(self.plan.threshold)
     }
 
     pub fn node_of(&self, index: ShareIndex) -> Option<&NodeId> {

@@ -53,12 +53,6 @@ impl Commitments {
         Ok(Self(points))
     }
 
-    /// These, but for the constant term those of `other`: what a liar may deal.
-    #[cfg(feature = "testing")]
-    pub fn with_tail_of(&self, other: &Self) -> Result<Self> {
-        Self::new(self.0.iter().take(1).chain(other.0.iter().skip(1)).copied().collect())
-    }
-
     /// `C_0`, the commitment to the shared secret. It never changes over the epochs of one key.
     #[must_use]
     pub fn constant(&self) -> &Point {

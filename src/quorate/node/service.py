@@ -337,7 +337,7 @@ class Node:
             if boot != self._hub_boot:
                 self._hub_boot = boot
                 self._records.begin_again()
-                self._epochs.show()
+            self._epochs.show()  # each time: what was shown last may have gone down with the connection
             self._changed.set()
 
     def _on_lost(self, peer: NodeId) -> None:
