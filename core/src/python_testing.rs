@@ -251,7 +251,7 @@ impl PyThief {
         Ok((bytes(py, &made), sealed.iter().map(|part| bytes(py, part)).collect()))
     }
 
-    #[pyo3(signature = (dealing, sealed, commitments_of=None, keeps_constant=false))]
+    #[pyo3(signature = (dealing, sealed, commitments_of=None))]
     fn dealing<'py>(
         &self,
         py: Python<'py>,

@@ -82,7 +82,7 @@ class Liar(Node):
             case "one":
                 sealed[self.rng.choice([at for at, part in enumerate(sealed) if part])] = bytes(1200)
                 return [self._thief.dealing(dealing, sealed), sealed]
-            case "constant" | "tail" if self._heard:
+            case "constant" if self._heard:
                 other = self.rng.choice(self._heard)
                 return [self._thief.dealing(dealing, sealed, other), sealed]
             case "secret" | "values":

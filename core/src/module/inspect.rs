@@ -252,7 +252,7 @@ impl Thief {
         Ok((self.sign(body.fleet, body), sealed))
     }
 
-    /// A dealing with other sealed sub-shares, or with the commitments of another one, all or all but the constant.
+    /// A dealing with other sealed sub-shares, or with the commitments of another one.
     pub fn dealing(
         &self,
         dealing: &[u8],

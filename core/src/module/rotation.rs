@@ -261,7 +261,8 @@ impl State {
             Some(_) => {}
         }
         let by = (next.version == known.version + 1).then(|| by.clone());
-        let older = self.kept.get(&id).filter(|kept| kept.same != Some(true) && self.can_be_opened(&id, kept));
+        let older =
+            self.kept.get(&id).filter(|kept| kept.same != Some(true) && self.can_be_opened(&id, kept));
         let known_here = sharing_of(&known.domain, &before).is_ok_and(|d| self.epochs.contains_key(&d));
         let token = match older {
             Some(kept) => kept.record.token.clone(),

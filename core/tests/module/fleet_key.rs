@@ -246,7 +246,7 @@ fn n67_a_shorter_window_counts_and_a_longer_one_does_not() {
     for window in [HOUR, HOUR / 60, Duration::MAX] {
         fleet.node(2).accept_rekey(&rekey, window).expect("taken");
     }
-    let [first, second] = [1, 1].map(|n| one(fleet.node(n).hellos(&node_id(2), b"").expect("sealed")));
+    let [first, second] = [1, 1].map(|n| one(fleet.node(n).hellos(&node_id(2)).expect("sealed")));
     fleet.clock.advance(HOUR / 60 - Duration::from_nanos(1));
     fleet.node(2).open_message(&first).expect("within the window");
     fleet.clock.advance(Duration::from_nanos(1));

@@ -152,7 +152,7 @@ fn n89_a_new_epoch_gives_a_rolled_back_module_a_share_and_the_old_ones_are_erase
     assert_eq!(states(&fleet, 2), [(1, EpochState::Current, 1)], "a share that was erased is back");
     assert!(show(&fleet, 2).expect("taken"));
     // Led on to the epoch that is current, whose predecessors nobody keeps: it has no share of it, but the old one.
-    let (configuration, certificate) = fleet.node(1).commit_certificate(&domain()).expect("known");
+    let (configuration, certificate, _) = fleet.node(1).commit_certificate(&domain()).expect("known");
     assert_eq!(
         fleet.node(2).activate(&configuration, &certificate, &[]).expect("learnt"),
         Vec::<Vec<u8>>::new()

@@ -631,7 +631,7 @@ fn a_member_without_its_own_new_share_drops_nothing() {
 #[test]
 fn a_dropped_version_does_not_come_back() {
     let (mut fleet, _) = rewrapped();
-    let (old, receipts) = fleet.node(1).commit_certificate(&domain()).expect("shown");
+    let (old, receipts, _) = fleet.node(1).commit_certificate(&domain()).expect("shown");
     let activated: Vec<_> = ALL
         .iter()
         .map(|&n| {

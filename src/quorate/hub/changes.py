@@ -183,8 +183,8 @@ class Changes:
         return charter
 
     def _source(self, known: Domain) -> "_Source":
-        """The current epoch; or, if too few of its holders live and deal, it with the shards that older copies of vaults
-        brought back, which serve nothing else; or the newest retired one that has enough.
+        """The current epoch; or, if too few of its holders live and deal, it with the shards that older copies of
+        vaults brought back, which serve nothing else; or the newest retired one that has enough.
         """
         current = _current(known)
         retired = (
