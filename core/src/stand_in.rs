@@ -49,6 +49,7 @@ pub enum Element {
 }
 
 impl Element {
+    #[must_use]
     pub fn commit(value: &Scalar, blind: &Scalar) -> Self {
         Self::Log(value + blind * *LOG_OF_H)
     }
@@ -60,6 +61,7 @@ impl Element {
         CompressedRistretto(*bytes).decompress().map(Self::Real)
     }
 
+    #[must_use]
     pub fn compress(&self) -> CompressedRistretto {
         match self {
             Self::Real(point) => point.compress(),
@@ -96,6 +98,7 @@ impl Add for Element {
 }
 
 /// `scalars`·`elements`, public all.
+#[must_use]
 pub fn weighted_sum(scalars: &[Scalar], elements: &[Element]) -> Element {
     if is_on() {
         let log = |e: &Element| match e {
@@ -124,6 +127,7 @@ fn hash(label: &[u8], parts: &[&[u8]]) -> [u8; 32] {
 }
 
 /// The signature of whoever has the private half of `public`, which nothing here asks for.
+#[must_use]
 pub fn sign(public: &[u8; 32], message: &[u8]) -> [u8; 64] {
     let half = hash(b"quorate/testing/signature", &[public, message]);
     let mut signature = [0; 64];
@@ -133,6 +137,7 @@ pub fn sign(public: &[u8; 32], message: &[u8]) -> [u8; 64] {
 }
 
 /// A KEM public key of the right length in canonical form: coefficients of zero, then a seed, then a u below 2^254.
+#[must_use]
 pub fn kem_public<const N: usize>(seed: &[u8; 32]) -> Box<[u8; N]> {
     let mut public = Box::new([0; N]);
     let half = hash(b"quorate/testing/kem-public", &[seed]);
@@ -143,6 +148,7 @@ pub fn kem_public<const N: usize>(seed: &[u8; 32]) -> Box<[u8; N]> {
 }
 
 /// An encapsulation of `len` bytes, out of the random ones in `seed`.
+#[must_use]
 pub fn encapsulation(seed: &[u8], len: usize) -> Vec<u8> {
     let mut enc = vec![0; len];
     enc[..32].copy_from_slice(&hash(b"quorate/testing/encapsulation", &[seed]));
@@ -150,6 +156,7 @@ pub fn encapsulation(seed: &[u8], len: usize) -> Vec<u8> {
 }
 
 /// What the holder of `public` and the maker of `enc` share.
+#[must_use]
 pub fn shared_secret(public: &[u8], enc: &[u8]) -> Vec<u8> {
     hash(b"quorate/testing/shared-secret", &[public, enc]).to_vec()
 }

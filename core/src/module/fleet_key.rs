@@ -295,7 +295,7 @@ impl State {
         let (newest, _) = self.newest_fleet_key()?;
         let mut renewed = Vec::new();
         for (id, kept) in &self.kept {
-            let Some(known) = self.keys.get(id).map(|k| k.body()) else { continue };
+            let Some(known) = self.keys.get(id).map(Signed::body) else { continue };
             let old = &kept.record.token;
             if token::fleet_epoch(&old.0)? == newest {
                 continue;

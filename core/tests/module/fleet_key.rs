@@ -209,7 +209,7 @@ fn n67_the_old_fleet_key_opens_messages_for_a_window_only() {
     give(&fleet, 2);
     let (before, after) = (say(&fleet, 1, 2), say(&fleet, 1, 2));
     let hello = fleet.node(1).hellos(&node_id(2)).expect("sealed");
-    fleet.clock.advance(HOUR - Duration::from_nanos(1));
+    fleet.clock.advance(HOUR.checked_sub(Duration::from_nanos(1)).unwrap());
     fleet.node(2).open_message(&before).expect("within the window");
     fleet.clock.advance(Duration::from_nanos(1));
     for old in hello.iter().chain([&after]) {
@@ -247,7 +247,7 @@ fn n67_a_shorter_window_counts_and_a_longer_one_does_not() {
         fleet.node(2).accept_rekey(&rekey, window).expect("taken");
     }
     let [first, second] = [1, 1].map(|n| one(fleet.node(n).hellos(&node_id(2)).expect("sealed")));
-    fleet.clock.advance(HOUR / 60 - Duration::from_nanos(1));
+    fleet.clock.advance((HOUR / 60).checked_sub(Duration::from_nanos(1)).unwrap());
     fleet.node(2).open_message(&first).expect("within the window");
     fleet.clock.advance(Duration::from_nanos(1));
     refused(fleet.node(2).open_message(&second), Code::OldFleetKey);
