@@ -11,6 +11,9 @@ use quorate_core::module::{PlanOrder, SubShare};
 use crate::fixture::{Fleet, HOLDERS, index, node_id, one, order, refused, said, seat};
 use crate::redealing::{self, ALL, activate, deal, prepare};
 
+/// Changes the shape of an honest plan.
+type Alter = fn(&mut Plan);
+
 const STAYING: [u8; 4] = [1, 2, 3, 4];
 
 /// Epoch 2 of the domain is with the nodes 1 to 4; node-5 has left.
@@ -72,7 +75,6 @@ fn n66_neither_a_refresh_nor_a_repair_brings_another_shape_with_it() {
     for purpose in [Purpose::Refresh, Purpose::Repair] {
         let honest =
             fleet.hub.plan(&fleet.charter, redealing::order(purpose, 1, 2, &[1, 2, 3])).expect("planned");
-        type Alter = fn(&mut Plan);
         let shapes: [(&str, Alter); 4] = [
             ("fewer shards", |p| {
                 p.committee.truncate(4);
@@ -111,7 +113,8 @@ fn n99_receipts_are_counted_by_index_and_not_by_node() {
     assert_eq!(keys.len(), usize::from(HOLDERS));
     let (dealing, sealed) = one(fleet.hub.deal(&plan, &fleet.charter, &keys).expect("dealt"));
     let dealings = [dealing];
-    let configuration = fleet.hub.configure(&plan, &dealings, &[sealed.clone()]).expect("configured");
+    let configuration =
+        fleet.hub.configure(&plan, &dealings, std::slice::from_ref(&sealed)).expect("configured");
     let sub = |x: u8| SubShare { index: index(x), dealer: 0, sealed: sealed[usize::from(x) - 1].clone() };
     let prepare = |n: u8, own: &[u8]| {
         let subs: Vec<SubShare> = own.iter().map(|x| sub(*x)).collect();

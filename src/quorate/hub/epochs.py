@@ -381,6 +381,8 @@ class Epochs:
     async def _on_current(self, sender: NodeId, fields: Fields) -> None:
         """A node shows an epoch that is current in it: configuration, receipts of its commit, dealings."""
         configuration, receipts = bytes(fields[0]), [bytes(receipt) for receipt in fields[1]]
+        if self._is_known(configuration):
+            return
         dealings = [bytes(dealing) for dealing in fields[2]]
         plan = self._plan_of(configuration)
         shown = self._shown.setdefault(configuration, set())
@@ -391,6 +393,12 @@ class Epochs:
             self._dealings[configuration] = dealings
         if self._loaded:
             await self._adopt(configuration)
+
+    def _is_known(self, configuration: bytes) -> bool:
+        """The database has this epoch, or a later one: what every node shows of every domain at the hub's start."""
+        seen = _core.view(configuration)
+        known = self.domains.get(DomainId(seen["domain"]))
+        return known is not None and known.epoch >= seen["epoch"]
 
     def _is_certificate(self, configuration: bytes, plan: dict[str, Any], receipts: list[bytes]) -> bool:
         """As every member's module checks it."""

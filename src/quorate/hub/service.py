@@ -194,9 +194,10 @@ class Hub:
             self._nodes.use_roster(module.entries())
             await self._rotations.load()
             await self._fleet_keys.load()
-            await self._fleet.start(self._settings.fleet)
+            # Before anybody connects: what nodes show of epochs is mostly known then, and needs no second look.
             await self._epochs.load()
             await self._changes.load()
+            await self._fleet.start(self._settings.fleet)
             await self._door.start(self._settings.enrol.host, self._settings.enrol.port)
             await self._admin.start()
             self._ready = True
