@@ -327,6 +327,30 @@ def test_member_that_missed_epochs_is_shown_them_in_order_and_then_repaired(
     with_hub(work)
 
 
+@pytest.mark.parametrize("retired", [False, True])
+def test_commits_that_an_absent_holder_must_be_shown_are_kept_unless_it_is_retired(
+    with_hub: Run, retired: bool
+) -> None:
+    """d has a share of epoch 1; of epoch 2, which is made without it, nothing is left when epoch 3 is."""
+
+    async def work(hub: Any) -> None:
+        members = await with_domain(hub, FOUR, TWO_OF_FOUR)
+        members.leave("d")
+        if retired:
+            hub.nodes._retired.add(D)
+        await members.make(hub.changes.reshare(PAYROLL, TWO_OF_THREE, only=list(NAMES)))
+        await members.make(hub.changes.refresh(PAYROLL))
+        assert hub.epochs.settlings.debts(PAYROLL) == {1: 1}
+        kept = [epoch for epoch, _ in await phases(hub)]
+        assert kept == ([1, 3] if retired else [1, 2, 3])
+        if not retired:
+            await members.come_back("d")
+            assert held(hub, "d") == [(3, "current", [])]
+            assert await phases(hub) == [(3, "closed")]
+
+    with_hub(work)
+
+
 def test_nothing_is_erased_while_too_few_indices_hold_the_epoch(with_hub: Run) -> None:
     """2 of 3: of three indices two may be believed only together with the third."""
 
