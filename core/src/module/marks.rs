@@ -144,7 +144,14 @@ impl State {
         if mark.signer() != from || mark.body().boot != header.boot {
             return fail(Code::NotAuthorized, format!("{from} has greeted with another mark than its own"));
         }
-        self.note(mark)
+        // Of a start below one that was heard since this module's own, it may be a recording: the window keeps that
+        // start out, and the peer as it is now is not to suffer.
+        let heard_later = self.peers.get(from).is_some_and(|window| window.boot() > header.boot);
+        let noted = self.note(mark);
+        if heard_later {
+            self.marks.behind.remove(from);
+        }
+        noted
     }
 
     /// Messages of a start that was refused are named after the reason.
