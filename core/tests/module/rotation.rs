@@ -470,6 +470,28 @@ fn a_token_that_opens_under_nothing_is_wrong_too() {
 }
 
 #[test]
+fn a_token_that_is_well_wrapped_and_holds_other_material_is_wrong() {
+    let mut fleet = Fleet::ready();
+    fleet.unlock(1);
+    let made = fleet.node(1).make_key(KEY, &domain(), String::new(), Vec::new(), NOW * 1000);
+    let record = made.expect("made");
+    rotate(&fleet, 2);
+    // node-2 has not heard of the key yet: it makes another of the same id, under version 2.
+    unlock(&mut fleet, 2, 2);
+    let other = fleet.node(2).make_key(KEY, &domain(), String::new(), Vec::new(), NOW * 1000).expect("made");
+    fleet.tell_all(&[record]);
+    let sealed = fleet.node(1).encrypt(&KEY, b"kept", &[]).expect("encrypted");
+    fleet.tell_all(&[with_token(&fleet, said::<KeyRecord>(&other).token.expect("a token").0)]);
+    for version in [1, 2] {
+        unlock(&mut fleet, 3, version);
+    }
+    let e = refused(fleet.node(3).check_rewrapped(&KEY), Code::WrongMaterial);
+    assert_eq!(e.culprits, [node_id(2)]);
+    refused(fleet.node(3).clean(&domain(), 1), Code::BadState);
+    assert_eq!(fleet.node(3).decrypt(&sealed, &[]).expect("opened").as_slice(), b"kept");
+}
+
+#[test]
 fn whoever_carries_a_wrong_token_on_is_not_blamed_for_it() {
     let (mut fleet, _) = with_a_key();
     rotate(&fleet, 2);
@@ -516,16 +538,17 @@ fn wrapping_anew_and_comparing_take_leases_of_both_versions() {
     unlock(&mut fleet, 1, 2);
     refused(fleet.node(1).rewrap_key(&KEY), Code::NoLease);
     unlock(&mut fleet, 1, 1);
-    let left =
-        |fleet: &Fleet, version| fleet.node(1).lease(&at(version)).expect("asked").expect("a lease").uses;
-    let before = (left(&fleet, 1), left(&fleet, 2));
+    let left = |fleet: &Fleet, n: u8| {
+        [1, 2].map(|version| fleet.node(n).lease(&at(version)).expect("asked").expect("a lease").uses)
+    };
     fleet.tell_all(&[fleet.node(1).rewrap_key(&KEY).expect("wrapped anew")]);
-    assert_eq!((left(&fleet, 1), left(&fleet, 2)), (before.0 - 1, before.1 - 1), "one use of each");
+    assert_eq!(left(&fleet, 1), [9, 9], "one use of each");
     refused(fleet.node(2).check_rewrapped(&KEY), Code::NoLease);
     unlock(&mut fleet, 2, 1);
     refused(fleet.node(2).check_rewrapped(&KEY), Code::NoLease);
     unlock(&mut fleet, 2, 2);
     fleet.node(2).check_rewrapped(&KEY).expect("compared");
+    assert_eq!(left(&fleet, 2), [9, 9], "one use of each");
     // A lock of the domain is one of all its versions.
     assert!(fleet.node(2).lock(&domain()).expect("locked"));
     for version in [1, 2] {
