@@ -17,6 +17,18 @@ def shown(fleet: Fleet, name: str) -> dict[str, Any]:
     return found
 
 
+def rewrapped(fleet: Fleet, name: str) -> int:
+    """Asked without a process of its own, which would come too late."""
+    domains = ask_hub(fleet.data / "hub/admin.sock", "GET", "/v1/status")["domains"]
+    found = next(each for each in domains if each["name"] == name)["rotation"]
+    return 0 if found is None else int(found["rewrapped"])
+
+
+def new_keys(kms: Any, domain: str) -> list[str]:
+    tags = [{"TagKey": "quorate:domain", "TagValue": domain}]
+    return [kms.create_key(Tags=tags)["KeyMetadata"]["KeyId"] for _ in range(KEYS)]
+
+
 class Load:
     """Checked calls of a domain's keys, over and over, beside what a test does."""
 
@@ -52,10 +64,7 @@ class Load:
 def test_a_key_is_rotated_twice_under_load_and_the_hub_killed_in_the_middle(own_fleet: Fleet) -> None:
     own_fleet.cli("domain", "create", "turn", "--lease-seconds", "300", "--lease-uses", "1000000")
     kms = own_fleet.client()
-    keys = [
-        kms.create_key(Tags=[{"TagKey": "quorate:domain", "TagValue": "turn"}])["KeyMetadata"]["KeyId"]
-        for _ in range(KEYS)
-    ]
+    keys = new_keys(kms, "turn")
     blobs = [
         kms.encrypt(KeyId=key, Plaintext=key.encode(), EncryptionContext=CONTEXT)["CiphertextBlob"]
         for key in keys
@@ -67,16 +76,10 @@ def test_a_key_is_rotated_twice_under_load_and_the_hub_killed_in_the_middle(own_
             opened = kms.decrypt(CiphertextBlob=blob, EncryptionContext=CONTEXT)
             assert (opened["KeyId"].rpartition("/")[2], opened["Plaintext"]) == (key, key.encode())
 
-    def rewrapped() -> int:
-        """Asked without a process of its own, which would come too late."""
-        domains = ask_hub(own_fleet.data / "hub/admin.sock", "GET", "/v1/status")["domains"]
-        found = next(each for each in domains if each["name"] == "turn")["rotation"]
-        return 0 if found is None else int(found["rewrapped"])
-
     with Load(own_fleet, "turn") as clients:
         until(lambda: clients.calls, what="load")
         rotating = own_fleet.cli.start("domain", "rotate-key", "turn", "--json")
-        until(lambda: 0 < rewrapped() < KEYS, what="the middle of the re-wrapping")
+        until(lambda: 0 < rewrapped(own_fleet, "turn") < KEYS, what="the middle of the re-wrapping")
         own_fleet.kill("hub")
         left = clients.calls
         until(lambda: clients.calls > left, what="calls without the hub")
@@ -107,25 +110,32 @@ def test_a_key_is_rotated_twice_under_load_and_the_hub_killed_in_the_middle(own_
 
 
 def test_a_member_that_is_away_is_waited_for(own_fleet: Fleet) -> None:
+    own_fleet.cli("domain", "create", "apart")
     kms = own_fleet.client()
-    key = kms.create_key()["KeyMetadata"]["KeyId"]
-    blob = kms.encrypt(KeyId=key, Plaintext=b"kept", EncryptionContext=CONTEXT)["CiphertextBlob"]
+    keys = new_keys(kms, "apart")
+    blob = kms.encrypt(KeyId=keys[0], Plaintext=b"kept", EncryptionContext=CONTEXT)["CiphertextBlob"]
     own_fleet.kill("node-5")
-    refused = own_fleet.cli("domain", "rotate-key", "default", fails=1).stderr
+    refused = own_fleet.cli("domain", "rotate-key", "apart", fails=1).stderr
     assert "node-5 cannot be reached" in refused
-    assert (shown(own_fleet, "default")["key_version"], shown(own_fleet, "default")["rotation"]) == (1, None)
+    found = shown(own_fleet, "apart")
+    assert (found["key_version"], found["rotation"]) == (1, None)
     own_fleet.start("node-5")
-    own_fleet.until_live(5)
-    own_fleet.cli("domain", "rotate-key", "default", "--no-wait")
+    own_fleet.until_live(5, "apart")
+    rotating = own_fleet.cli.start("domain", "rotate-key", "apart")
+    until(lambda: 0 < rewrapped(own_fleet, "apart") < KEYS, what="the middle of the re-wrapping")
     own_fleet.kill("node-4")
     until(
-        lambda: (found := shown(own_fleet, "default")["rotation"]) and found["waits_for"] == ["node-4"],
+        lambda: (found := shown(own_fleet, "apart")["rotation"]) and found["waits_for"] == ["node-4"],
+        seconds=30,
         what="the rotation waits for node-4",
     )
+    assert shown(own_fleet, "apart")["rotation"]["phase"] == "checking", "nothing is dropped meanwhile"
     assert kms.decrypt(CiphertextBlob=blob, EncryptionContext=CONTEXT)["Plaintext"] == b"kept"
     own_fleet.start("node-4")
-    until(lambda: shown(own_fleet, "default")["rotation"] is None, seconds=30, what="the end")
-    own_fleet.lock()
+    out, err = rotating.communicate(timeout=60)
+    assert rotating.returncode == 0, err
+    assert "the one before is erased" in out
+    own_fleet.lock("apart")
     assert kms.decrypt(CiphertextBlob=blob, EncryptionContext=CONTEXT)["Plaintext"] == b"kept"
 
 
