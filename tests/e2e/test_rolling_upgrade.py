@@ -7,11 +7,14 @@ import os
 import subprocess
 import sys
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
 from botocore.config import Config
 from tests.e2e.fleet import Cli, Fleet, until
+
+from quorate import _core
 
 TESTING = os.environ.get("QUORATE_TESTING_PATH", "")
 RAISED = {"PYTHONPATH": TESTING, "QUORATE_TESTING_MESSAGE_VERSION": "2"}
@@ -150,6 +153,13 @@ def test_hub_and_nodes_move_to_a_newer_message_version_one_at_a_time_without_a_f
     assert load.failed == []
     assert load.good > 200
     assert kms.create_key()["KeyMetadata"]["KeyId"]
+
+
+def test_n66_the_plain_core_cannot_be_told_to_speak_another_version() -> None:
+    name = b"QUORATE_TESTING_MESSAGE_VERSION"
+    assert name not in Path(_core.__file__).read_bytes()
+    (testing,) = (Path(TESTING) / "quorate").glob("_core*.so")
+    assert name in testing.read_bytes()
 
 
 def test_n66_a_message_of_an_unknown_version_is_dropped_by_name(own_fleet: Fleet) -> None:

@@ -19,6 +19,7 @@ use crate::fixture::{Fleet, OUTSIDER, domain, node_id, one, refused, refused_rec
 
 const KEY: [u8; 16] = [7; 16];
 const HOUR: Duration = Duration::from_secs(3600);
+const NANO: Duration = Duration::from_nanos(1);
 
 /// A fleet of real use: a domain, a key with a ciphertext, an access key.
 struct InUse {
@@ -209,9 +210,9 @@ fn n67_the_old_fleet_key_opens_messages_for_a_window_only() {
     give(&fleet, 2);
     let (before, after) = (say(&fleet, 1, 2), say(&fleet, 1, 2));
     let hello = fleet.node(1).hellos(&node_id(2)).expect("sealed");
-    fleet.clock.advance(HOUR.checked_sub(Duration::from_nanos(1)).unwrap());
+    fleet.clock.advance(HOUR.checked_sub(NANO).expect("longer"));
     fleet.node(2).open_message(&before).expect("within the window");
-    fleet.clock.advance(Duration::from_nanos(1));
+    fleet.clock.advance(NANO);
     for old in hello.iter().chain([&after]) {
         let error = refused(fleet.node(2).open_message(old), Code::OldFleetKey);
         assert!(error.what.contains("fleet epoch 1 is over"), "{error}");
@@ -247,9 +248,9 @@ fn n67_a_shorter_window_counts_and_a_longer_one_does_not() {
         fleet.node(2).accept_rekey(&rekey, window).expect("taken");
     }
     let [first, second] = [1, 1].map(|n| one(fleet.node(n).hellos(&node_id(2)).expect("sealed")));
-    fleet.clock.advance((HOUR / 60).checked_sub(Duration::from_nanos(1)).unwrap());
+    fleet.clock.advance((HOUR / 60).checked_sub(NANO).expect("longer"));
     fleet.node(2).open_message(&first).expect("within the window");
-    fleet.clock.advance(Duration::from_nanos(1));
+    fleet.clock.advance(NANO);
     refused(fleet.node(2).open_message(&second), Code::OldFleetKey);
 }
 
