@@ -115,7 +115,7 @@ fn n55_a_change_to_any_header_field_fails_signed_or_not() {
         h
     };
     let cases: [(Header, Code); 11] = [
-        (other(&|h| h.version = 2), Code::BadEncoding),
+        (other(&|h| h.version = 2), Code::UnknownVersion),
         (other(&|h| h.fleet = FleetId([9; 16])), Code::WrongFleet),
         (other(&|h| h.fleet_epoch = 2), Code::NoFleetKey),
         (other(&|h| h.from = name("node-2")), Code::BadSignature),
