@@ -4,7 +4,9 @@ Here: which calls count, how a trace is read, the arguments of strace.
 Not here: what runs under it (`fleet`, `operations`).
 
 strace counts the calls of a kind for each thread. Each file of a module and of the hub's store is written by one
-thread (the module's worker, the database's, the event loop), so that a call is named by file, kind and number.
+thread (the module's worker, the database connection's, the event loop), so that a call is named by file, kind and
+number. Where the database has two connections in use at a time, what the second writes has numbers of its own, and the
+first thread that comes to a number is killed.
 `SIGKILL` at a call's entry keeps the call from being made: *before*. A signal of which no process of ours knows
 (`SIGUSR1`) is delivered when the call is done and nothing of the process has run since, and ends it just like
 `SIGKILL`: *after*.

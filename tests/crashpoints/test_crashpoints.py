@@ -38,7 +38,7 @@ SAMPLE = (
     "init:node-5:module.creating/vault.redb:fdatasync:5:after",
     "refresh:node-1:module/vault.redb:fdatasync:6:before",
     "refresh:node-1:module/slots:pwrite64:7:before",
-    "refresh:hub:hub.db-wal:fdatasync:3:after",
+    "refresh:hub:audit.log:fdatasync:3:after",
 )
 
 

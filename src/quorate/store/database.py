@@ -130,7 +130,8 @@ class Database:
         """
         if not path.exists():
             path.touch(mode=0o600)
-        engine = create_async_engine(f"sqlite+aiosqlite:///{path}")
+        # Last in, first out: transactions one after another use one connection, and its thread.
+        engine = create_async_engine(f"sqlite+aiosqlite:///{path}", pool_use_lifo=True)
         event.listen(engine.sync_engine, "connect", _on_connect)
         event.listen(engine.sync_engine, "begin", _on_begin)
         database = cls(engine, path)
