@@ -84,7 +84,7 @@ async def lie(world: World, hub: Hub, charter: bytes) -> None:
             return
         seats = list(known.shards)
         for node in world.names:
-            if rng.random() < 0.3:
+            if rng.random() < 0.5:
                 continue  # few are to hold what it commits
             for configuration, dealings, sealed in rng.sample(
                 configurations, rng.randint(1, len(configurations))

@@ -13,6 +13,18 @@ from quorate.wire.links import LinkDown
 from . import core
 from .processes import Node
 
+_CHOICES = {
+    "epoch/plan": (
+        "honest",
+        "honest",
+        "honest",
+        "honest",
+        "silent",
+        "lie",
+    ),
+    "epoch/deal": ("honest", "silent", "lie", "lie", "lie"),
+}
+
 
 class Liar(Node):
     """At each message it does what an honest node does, or keeps silent, or lies; `world.lying` off: honest."""
@@ -34,7 +46,7 @@ class Liar(Node):
         if not self.world.lying or not kind.startswith("epoch/"):
             super().receive(sender, kind, body)
             return
-        choice = self.rng.choice(("honest", "honest", "silent", "lie", "lie"))
+        choice = self.rng.choice(_CHOICES.get(kind, ("honest", "honest", "silent", "lie", "lie")))
         self.world.note(f"{self.name} is a liar: {choice}")
         fields = _core.decode(body)
         if kind in ("epoch/prepare", "epoch/commit"):

@@ -145,6 +145,10 @@ def _only_the_older(settlings: hub_settling.Settlings, of: Any, node: NodeId) ->
 _lead_on = hub_settling.Settlings._lead_on
 
 
+def _only_the_last(settlings: hub_settling.Settlings, of: Any, node: NodeId) -> list[Any]:
+    return [of.committed]
+
+
 def _no_commit_for_one_back(
     settling: epoch_settling.Settling, event: epoch_settling.Event, now: float
 ) -> epoch_settling.Step:
@@ -218,6 +222,7 @@ ALSO = {
     "the hub shows nothing to one whose disk went back to nothing": {"old_disk"},
     "the hub takes an epoch up without its dealings": {"old_database", "away"},
     "the hub takes up what k members show, whatever a certificate says": {"evil", "old_database"},
+    "the hub sends only the last of the commits that a member has missed": {"crash", "liars", "old_disk"},
     "the hub counts on holders that never deal": {"deaf", "liars", "old_disk"},
     "the hub believes an unproven complaint": {"accusers"},
     "the hub has sub-shares opened before it has aborted": {"accusers"},
@@ -282,6 +287,9 @@ MUTANTS: dict[str, Mutant] = {
     "the hub repairs no member that came back": _in(hub_changes.Changes, "_due", _no_repair),
     "the hub shows nothing to one whose disk went back to nothing": _in(
         hub_settling.Settlings, "_lead_on", _only_the_older
+    ),
+    "the hub sends only the last of the commits that a member has missed": _in(
+        hub_settling.Settlings, "_missed", _only_the_last
     ),
     "the hub takes an epoch up without its dealings": _in(
         hub_epochs.Epochs, "_on_current", _current_without_dealings

@@ -21,6 +21,8 @@ from .processes import Hub, domain
 from .world import World, virtual_time
 
 SHAPES = ((2, 3), (3, 5), (3, 6), (4, 7))
+OFTEN = 4
+"""How much oftener than it would what is asked for happens."""
 HEAL_SECONDS = 900.0
 """Within this time after the last fault a refresh has committed, and all is settled."""
 
@@ -67,13 +69,13 @@ class Schedule:
         self._world = world
         self._rng = rng = world.rng
         self._quorum = Quorum(*rng.choice(SHAPES))
-        world.names = world.names[: rng.randint(max(4, self._quorum.holders), len(world.names))]
+        world.names = world.names[: max(4, self._quorum.holders + rng.choice((0, 1, 4)))]
         floor = rng.randint(2, self._quorum.threshold)
         self._charter = founded.charters[floor]
         self._floor = floor
         chosen = {name: weight for name, weight in ACTIONS.items() if rng.random() < 0.6 or name in also}
         self._kinds = {
-            name: weight
+            name: OFTEN * weight if name in also else weight
             for name, weight in chosen.items()
             if name not in OPEN or name in also or "all" in also
         }

@@ -253,7 +253,11 @@ class Settlings:
         if known is None and node in of.machine.late:
             return  # it is on its way
         self._shown[node, domain] = at
-        self._fleet.spawn(self._show(node, domain, current - 1 if known is None else at, current))
+        if known is None:
+            for each in self._missed(of, node):
+                self._send_commit(node, each)
+            return
+        self._fleet.spawn(self._show(node, domain, at, current))
 
     async def _show(self, node: NodeId, domain: DomainId, after: int, until: int) -> None:
         """The commits of the epochs above `after`, up to `until`, in order."""
@@ -314,7 +318,8 @@ class Settlings:
         for action in step.do:
             match action:
                 case settling.SendCommit(to):
-                    self._send_commit(to, of.committed)
+                    for each in self._missed(of, to):
+                        self._send_commit(to, each)
                 case settling.SendErase(to, receipts):
                     self._post(to, "epoch/erase", list(receipts))
                 case settling.TakenUp():
@@ -323,6 +328,17 @@ class Settlings:
                 case settling.Settled():
                     self._on_settled(of.committed.domain, of.committed.epoch)
         self._arm(of)
+
+    def _missed(self, of: _Of, node: NodeId) -> list[Committed]:
+        """The epoch; before it those not erased that the node has not said to know. It may have prepared one and missed
+        its commit: with a later one alone it would take that share for what an aborted attempt left.
+        """
+        said = self._nodes.known.get(node)
+        known = None if said is None else said.epochs.get(of.committed.domain)
+        at = 0 if known is None else known[0]
+        earlier = self._earlier.get(of.committed.domain, {})
+        missed = [earlier[epoch] for epoch in sorted(earlier) if epoch > at]
+        return [*(each for each in missed if node in dict(each.shards).values()), of.committed]
 
     def _arm(self, of: _Of) -> None:
         if of.wake is not None:

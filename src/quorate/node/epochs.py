@@ -162,8 +162,11 @@ class Epochs:
         for epoch in self._hsm.module.epochs():
             current = self.current.get(DomainId(epoch["domain"]))
             if current is not None and current.configuration == epoch["configuration"]:
-                commit = self._hsm.module.commit_certificate(epoch["domain"])
-                self._fleet.post(HUB, "epoch/current", *commit)
+                try:
+                    commit = self._hsm.module.commit_certificate(epoch["domain"])
+                    self._fleet.post(HUB, "epoch/current", *commit)
+                except (LinkDown, _core.CoreError) as why:
+                    _log.warning("epoch %s could not be shown to the hub: %s", epoch["epoch"], why)
 
     async def _on_plan(self, _sender: NodeId, fields: Fields) -> None:
         plan, charter = fields
