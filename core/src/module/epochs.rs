@@ -354,8 +354,10 @@ impl State {
         // have prepared it, or k holders of the epoch before have dealt it. One without has nothing to lose but the
         // key's commitment, and may never have known the epoch that was dealt from.
         let held = |h: &&HeldEpoch| h.state.is_committed() && !h.shares.is_empty() && !h.barred;
-        let own = known.clone().rfind(held);
-        if own.is_some_and(|own| !own.is_vouched_for_by(&signers)) {
+        let is_vouched_for = |own: &HeldEpoch| {
+            !matches!(p.purpose, Purpose::Create | Purpose::Rotate) && own.is_vouched_for_by(&signers)
+        };
+        if known.clone().rfind(held).is_some_and(|own| !is_vouched_for(own)) {
             let from = self.dealt_epoch(p)?;
             self.check_configuration(configuration, &plan, from, dealings)?;
         }
