@@ -23,7 +23,7 @@ pub mod rng;
 pub mod seal;
 pub mod sharing;
 #[cfg(feature = "testing")]
-pub mod stand_in;
+mod stand_in;
 pub mod vault;
 
 mod python;

@@ -49,7 +49,6 @@ pub enum Element {
 }
 
 impl Element {
-    #[must_use]
     pub fn commit(value: &Scalar, blind: &Scalar) -> Self {
         Self::Log(value + blind * *LOG_OF_H)
     }
@@ -61,7 +60,6 @@ impl Element {
         CompressedRistretto(*bytes).decompress().map(Self::Real)
     }
 
-    #[must_use]
     pub fn compress(&self) -> CompressedRistretto {
         match self {
             Self::Real(point) => point.compress(),
@@ -98,7 +96,6 @@ impl Add for Element {
 }
 
 /// `scalars`·`elements`, public all.
-#[must_use]
 pub fn weighted_sum(scalars: &[Scalar], elements: &[Element]) -> Element {
     if is_on() {
         let log = |e: &Element| match e {
@@ -127,7 +124,6 @@ fn hash(label: &[u8], parts: &[&[u8]]) -> [u8; 32] {
 }
 
 /// The signature of whoever has the private half of `public`, which nothing here asks for.
-#[must_use]
 pub fn sign(public: &[u8; 32], message: &[u8]) -> [u8; 64] {
     let half = hash(b"quorate/testing/signature", &[public, message]);
     let mut signature = [0; 64];
@@ -137,9 +133,8 @@ pub fn sign(public: &[u8; 32], message: &[u8]) -> [u8; 64] {
 }
 
 /// A KEM public key of the right length in canonical form: coefficients of zero, then a seed, then a u below 2^254.
-#[must_use]
-pub fn kem_public<const N: usize>(seed: &[u8; 32]) -> Box<[u8; N]> {
-    let mut public = Box::new([0; N]);
+pub fn kem_public<const N: usize>(seed: &[u8; 32]) -> [u8; N] {
+    let mut public = [0; N];
     let half = hash(b"quorate/testing/kem-public", &[seed]);
     public[N - 64..N - 32].copy_from_slice(&half);
     public[N - 32..].copy_from_slice(&hash(b"quorate/testing/kem-public/2", &[&half]));
@@ -148,7 +143,6 @@ pub fn kem_public<const N: usize>(seed: &[u8; 32]) -> Box<[u8; N]> {
 }
 
 /// An encapsulation of `len` bytes, out of the random ones in `seed`.
-#[must_use]
 pub fn encapsulation(seed: &[u8], len: usize) -> Vec<u8> {
     let mut enc = vec![0; len];
     enc[..32].copy_from_slice(&hash(b"quorate/testing/encapsulation", &[seed]));
@@ -156,7 +150,6 @@ pub fn encapsulation(seed: &[u8], len: usize) -> Vec<u8> {
 }
 
 /// What the holder of `public` and the maker of `enc` share.
-#[must_use]
 pub fn shared_secret(public: &[u8], enc: &[u8]) -> Vec<u8> {
     hash(b"quorate/testing/shared-secret", &[public, enc]).to_vec()
 }

@@ -98,13 +98,6 @@ def _waits_for_no_erasure(settling: epoch_settling.Settling) -> tuple[NodeId, ..
     return settling.late
 
 
-def _without_dealings(row: Any) -> hub_settling.Committed:
-    return replace(_committed(row), dealings=())
-
-
-_committed = hub_settling.committed
-
-
 def _no_repair(changes: hub_changes.Changes, known: Any, turn: Any) -> str | None:
     purpose = _due(changes, known, turn)
     return None if purpose == "repair" else purpose
@@ -128,13 +121,6 @@ def _committed_only(rows: Any) -> dict[str, int]:
 
 
 _highest = highest_epochs
-
-
-async def _current_without_dealings(epochs: hub_epochs.Epochs, sender: NodeId, fields: Any) -> None:
-    await _on_current(epochs, sender, [*fields[:2], []])
-
-
-_on_current = hub_epochs.Epochs._on_current
 
 
 def _only_the_older(settlings: hub_settling.Settlings, of: Any, node: NodeId) -> None:
@@ -220,7 +206,6 @@ ALSO = {
     "the hub forgets burnt numbers when it restarts": {"cancel", "crash_hub"},
     "the hub asks dealers that keep failing": {"deaf", "liars"},
     "the hub shows nothing to one whose disk went back to nothing": {"old_disk"},
-    "the hub takes an epoch up without its dealings": {"old_database", "away"},
     "the hub takes up what k members show, whatever a certificate says": {"evil", "old_database"},
     "the hub sends only the last of the commits that a member has missed": {"crash", "liars", "old_disk"},
     "the hub counts on holders that never deal": {"deaf", "liars", "old_disk"},
@@ -283,16 +268,12 @@ MUTANTS: dict[str, Mutant] = {
     "the hub has sub-shares opened before it has aborted": _in(
         epoch_change.Attempt, "_complained", _ask_at_once
     ),
-    "the hub shows commits without their dealings": _in(hub_settling, "committed", _without_dealings),
     "the hub repairs no member that came back": _in(hub_changes.Changes, "_due", _no_repair),
     "the hub shows nothing to one whose disk went back to nothing": _in(
         hub_settling.Settlings, "_lead_on", _only_the_older
     ),
     "the hub sends only the last of the commits that a member has missed": _in(
         hub_settling.Settlings, "_missed", _only_the_last
-    ),
-    "the hub takes an epoch up without its dealings": _in(
-        hub_epochs.Epochs, "_on_current", _current_without_dealings
     ),
     "the hub takes up what k members show, whatever a certificate says": _in(
         hub_epochs.Epochs, "_is_certificate", lambda *_arguments: False

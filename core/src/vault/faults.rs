@@ -47,7 +47,9 @@ pub enum Unsynced {
 /// What lies on a machine's medium, by file: at first what the files of a vault held, later what was synced. The files
 /// themselves stay as they are, so that many schedules begin from one vault.
 #[derive(Clone, Debug, Default)]
-pub struct Memory(Arc<Mutex<BTreeMap<OsString, Arc<Mutex<Vec<u8>>>>>>);
+pub struct Memory(Arc<Mutex<BTreeMap<OsString, Bytes>>>);
+
+type Bytes = Arc<Mutex<Vec<u8>>>;
 
 impl Memory {
     /// A copy that what is written later does not reach.
@@ -78,7 +80,7 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[derive(Debug)]
 enum Medium {
     File(File),
-    Memory(Arc<Mutex<Vec<u8>>>),
+    Memory(Bytes),
 }
 
 impl Medium {
