@@ -353,8 +353,10 @@ class Schedule:
             world.violate("enough", f"the shards do not combine: {why.code}")
 
 
-OPEN: frozenset[str] = frozenset()
-"""What is known to leave a member behind for good, which a schedule has when it is asked for only."""
+OPEN = frozenset({"old_database"})
+"""What is known to leave a member behind for good, which a schedule has when it is asked for only: a hub with an older
+database lacks epochs in between, and the committee has changed so much that few of the member's own epoch are left.
+"""
 
 UNFAIR = frozenset({"accusers", "cheats"})
 """Liars that complain falsely, or deal garbage to one member, until a refresh has committed in spite of them: when they

@@ -33,6 +33,10 @@ impl Peer {
         Self { window: Window::new(boot), newest: OLDEST, fleet_epoch: 0 }
     }
 
+    pub fn boot(&self) -> u64 {
+        self.window.boot()
+    }
+
     /// Takes a hello, whose header told the newest version in the place of a boot number.
     fn hello(&mut self, header: &Header) -> Result<()> {
         let restarted = header.boot > self.window.boot();

@@ -146,7 +146,7 @@ impl State {
         }
         // Of a start below one that was heard since this module's own, it may be a recording: the window keeps that
         // start out, and the peer as it is now is not to suffer.
-        let heard_later = self.peers.get(from).is_some_and(|window| window.boot() > header.boot);
+        let heard_later = self.peers.get(from).is_some_and(|peer| peer.boot() > header.boot);
         let noted = self.note(mark);
         if heard_later {
             self.marks.behind.remove(from);
