@@ -1,6 +1,5 @@
 //! The way it should go: found, enrol, create a domain, unlock it, use a key, start again.
 
-use quorate_core::encoding::encode;
 use quorate_core::ids::NodeId;
 use quorate_core::module::EpochState;
 
@@ -26,10 +25,10 @@ fn a_key_of_an_unlocked_domain_encrypts_and_decrypts() {
 fn modules_greet_and_then_talk() {
     let fleet = Fleet::founded();
     let (a, b) = (fleet.node(1), fleet.node(2));
-    let body = encode(&Vec::<String>::new());
-    let hello = a.seal(&node_id(2), "link/hello", &body).expect("sealed");
-    assert_eq!(b.open_message(&hello).expect("opened"), (node_id(1), "link/hello".to_owned(), body.clone()));
-    let hello = b.seal(&node_id(1), "link/hello", &body).expect("sealed");
+    let hello = a.hellos(&node_id(2)).expect("sealed").remove(0);
+    let (from, kind, _) = b.open_message(&hello).expect("opened");
+    assert_eq!((from, kind.as_str()), (node_id(1), "link/hello"));
+    let hello = b.hellos(&node_id(1)).expect("sealed").remove(0);
     a.open_message(&hello).expect("opened");
     let talk = a.seal(&node_id(2), "session/grant", b"x").expect("sealed");
     let (from, kind, said) = b.open_message(&talk).expect("opened");

@@ -413,7 +413,7 @@ fn a_token_is_replaced_by_one_of_a_later_key_version_only() {
     let (fleet, _) = rewrapped();
     let now = said::<KeyRecord>(&record_of(&fleet, 1, KEY)).token.expect("a token").0;
     let mut first = vec![1; token::LEN];
-    first[0] = 1;
+    first[1..9].copy_from_slice(&1_u64.to_be_bytes());
     let mut far = now.clone();
     far[9..17].copy_from_slice(&4_u64.to_be_bytes());
     for bad in [first, far] {

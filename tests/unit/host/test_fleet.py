@@ -20,6 +20,7 @@ class Module:
 
     def __init__(self, name: str, code: str) -> None:
         self.name = name
+        self.generation = 0
         self._code = code
 
     def open_message(self, _message: bytes) -> Any:
@@ -27,7 +28,7 @@ class Module:
         why.code, why.message = self._code, "not opened"
         raise why
 
-    def hellos(self, to: str, _body: bytes) -> list[bytes]:
+    def hellos(self, to: str) -> list[bytes]:
         return [f"hello {to} under {epoch}".encode() for epoch in (2, 1)]
 
     def rekey_for(self, node: str) -> bytes:
@@ -51,7 +52,15 @@ def with_fleet(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         async def main() -> None:
             hsm: Any = type("Hsm", (), {"module": Module(name.value, code)})()
             tls: Any = None
-            fleet = Fleet(hsm, tls, Dispatch(), on_greeted=lambda _: None, on_lost=lambda _: None)
+            fleet = Fleet(
+                hsm,
+                tls,
+                Dispatch(),
+                on_greeted=lambda _: None,
+                on_lost=lambda _: None,
+                on_behind=lambda _, _why: None,
+                on_rolled_back=lambda _: None,
+            )
             posted = fleet._links.posted  # type: ignore[attr-defined]
             fleet._on_up(A)
             assert posted == [b"hello a under 2", b"hello a under 1"]

@@ -15,7 +15,7 @@ from quorate.hub.fleet_key import MAX_WINDOW, FleetKeyBusy, FleetKeys
 from quorate.hub.journal import Journal
 from quorate.ids import NodeId
 from quorate.protocol import fleet_key as protocol
-from quorate.store.schema import fleet_receipts, rotations
+from quorate.store.schema import fleet_receipts, fleet_rotations
 
 Run = Callable[[Any], None]
 KEYS = [bytes([n]) * 16 for n in range(1, 4)]
@@ -226,7 +226,7 @@ def test_a_database_that_lost_the_rotation_has_what_is_left_of_it_erased_too(wit
         while hub.hub.fleet_key()["previous"] is not None:
             await nodes.turn()
         async with hub.database._writing() as connection:
-            for table in (rotations, fleet_receipts):
+            for table in (fleet_rotations, fleet_receipts):
                 await connection.execute(delete(table))
         await nodes.restart()
         nodes.away.clear()

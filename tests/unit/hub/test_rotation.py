@@ -66,7 +66,7 @@ class Rotating(Members):
         for name in self.hub.modules:
             if name not in self.away:
                 self.hub.heartbeat(name, sequence=EVERYTHING)
-            self.epochs.node_changed(NodeId(name))
+            self.epochs.node_changed(NodeId(name), None)
 
     async def go_on(self, until: Phase | None = None) -> None:
         """The clockwork, until the rotation is over, or in this phase."""
