@@ -32,7 +32,7 @@ rust: ## Rust unit and property tests, official vectors
 
 test: check rust testing-core ## every test; CI calls exactly this
 	@scripts/system-packages.sh tests
-	QUORATE_TESTING_PATH=$(CURDIR)/.venv/testing $(PY) -m pytest --numprocesses 2 --dist loadfile
+	QUORATE_TESTING_PATH=$(CURDIR)/.venv/testing $(PY) -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 bench: setup ## every promised figure, measured in one run: a table, and JSON (JSON=…, core/target/bench.json)
 	@scripts/bench-peer.sh

@@ -104,15 +104,15 @@ class Modules:
             committee=[(index + 1, name, "holder") for index, name in enumerate(self.nodes)],
         )
         keys = [key for module in self.nodes.values() for key in module.accept_plan(plan, charter)]
-        dealing, sealed = self.hub.deal(plan, keys)
-        configuration = self.hub.configure(plan, [dealing])
+        ((dealing, sealed),) = self.hub.deal(plan, charter, keys)
+        configuration = self.hub.configure(plan, [dealing], [sealed])
         receipts = [
             receipt
             for index, module in enumerate(self.nodes.values())
             for receipt in module.prepare(configuration, [dealing], [(index + 1, 0, sealed[index])])
         ]
         for module in self.nodes.values():
-            module.activate(configuration, receipts)
+            module.activate(configuration, receipts, [dealing])
         self.fence = 0
 
 

@@ -1,7 +1,7 @@
 """Members that complain falsely, and dealers that deal garbage, until a refresh commits in spite of them."""
 
 import pytest
-from tests.simulation.test_simulation import TESTING, simulate
+from tests.simulation.command import TESTING, simulate
 
 pytestmark = pytest.mark.skipif(not TESTING, reason="needs a core with its `testing` feature")
 
