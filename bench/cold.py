@@ -81,7 +81,7 @@ class Modules:
         for sender, module in everybody.items():
             for receiver, other in everybody.items():
                 if sender != receiver:
-                    other.open_message(module.hello(receiver))
+                    other.open_message(module.hellos(receiver)[0])
         charter = operator.charter(
             domain="bench",
             allowed=[(name, "holder") for name in self.nodes],
