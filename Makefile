@@ -2,9 +2,11 @@
 SHELL := /bin/sh
 PY := .venv/bin/python
 FILE ?=
+# What takes long, or needs a machine with nothing else to do.
+SLOW := tests/e2e/test_rolling_upgrade.py tests/e2e/test_disks.py
 export CARGO_TARGET_DIR := $(CURDIR)/core/target
 
-.PHONY: help setup demo test check rust simulate mutants crashpoints bench bench-domains soak attacks lock testing-core wheel \
+.PHONY: help setup demo test slow check rust simulate mutants crashpoints bench bench-domains soak attacks lock testing-core wheel \
 	clean
 
 help:
@@ -30,9 +32,14 @@ check: setup ## lint and types
 rust: ## Rust unit and property tests, official vectors
 	cargo test --manifest-path core/Cargo.toml --locked --features testing
 
-test: check rust testing-core ## every test; CI calls exactly this
+test: check rust testing-core ## every test but those of `make slow`; CI calls exactly this
 	@scripts/system-packages.sh tests
-	QUORATE_TESTING_PATH=$(CURDIR)/.venv/testing $(PY) -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	QUORATE_TESTING_PATH=$(CURDIR)/.venv/testing $(PY) -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder \
+		$(addprefix --ignore=,$(SLOW))
+
+slow: testing-core ## end-to-end tests that `make test` leaves out: a rolling upgrade under load, full and read-only disks
+	@scripts/system-packages.sh tests
+	QUORATE_TESTING_PATH=$(CURDIR)/.venv/testing $(PY) -m pytest $(SLOW)
 
 bench: setup ## every promised figure, measured in one run: a table, and JSON (JSON=…, core/target/bench.json)
 	@scripts/bench-peer.sh
