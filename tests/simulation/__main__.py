@@ -7,9 +7,6 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Iterator
-from functools import partial
-from multiprocessing import get_context
 
 SETTINGS = {
     "PYTHONHASHSEED": "0",
@@ -30,13 +27,15 @@ def main() -> int:
         )
     from quorate import _core
 
+    from .batch import outcomes
+
     if not _core.build_info()["testing"]:
         print("this core has no `testing` feature: run `make testing-core`, and set PYTHONPATH=.venv/testing")
         return 2
     seeds = range(arguments.seed, arguments.seed + arguments.schedules)
     began, done, committed, sessions, failed = time.monotonic(), 0, 0, 0, []
     also, fast = frozenset(arguments.also.split(",")), arguments.core == "fast"
-    for outcome in _outcomes(seeds, arguments.jobs, also, fast):
+    for outcome in outcomes(seeds, arguments.jobs, also, fast):
         done += 1
         committed += outcome.committed
         sessions += outcome.sessions
@@ -88,34 +87,5 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _outcomes(seeds: range, jobs: int, also: frozenset[str], fast: bool) -> Iterator["Outcome"]:
-    if jobs == 1:
-        yield from _in_order(seeds, also, fast)
-        return
-    chunks = [seeds[at : at + 20] for at in range(0, len(seeds), 20)]
-    with get_context("spawn").Pool(jobs) as pool:
-        for chunk in pool.imap(partial(_chunk, also=also, fast=fast), chunks):
-            yield from chunk
-
-
-def _chunk(seeds: range, also: frozenset[str], fast: bool) -> "list[Outcome]":
-    return list(_in_order(seeds, also, fast))
-
-
-def _in_order(seeds: range, also: frozenset[str], fast: bool) -> Iterator["Outcome"]:
-    from .core import use_stand_in
-    from .founding import found, scratch
-    from .schedule import run
-
-    if fast:
-        use_stand_in()
-    with scratch() as path:
-        founded = found(path)
-        for seed in seeds:
-            yield run(seed, founded, also)
-
-
 if __name__ == "__main__":
-    from .schedule import Outcome
-
     sys.exit(main())
